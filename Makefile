@@ -1,0 +1,28 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up its own virtual environment first.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+
+.PHONY: demo test bench lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python scripts/demo.py
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed
+	$(BIN)/mpnn bench
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+
+# torch goes first and alone: left to a resolver it may come as another build, several gigabytes large.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,bench]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build dist

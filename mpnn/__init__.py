@@ -1,0 +1,1 @@
+"""Message passing on any graph under any schedule."""
