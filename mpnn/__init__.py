@@ -1,1 +1,9 @@
-"""Message passing on any graph under any schedule."""
+"""Message passing on any graph under any schedule: a graph, a cell, an order."""
+
+from mpnn import nn, schedule
+from mpnn.engine import engine
+from mpnn.message_passing import MessagePassing
+from mpnn.plan import Plan, plan
+
+__all__ = ["MessagePassing", "Plan", "engine", "nn", "plan", "schedule"]
+__version__ = "0.1.0"

@@ -1,0 +1,159 @@
+"""One call of ``propagate``: the fields it was given, checked, and looked up by the names that hooks ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpnn.hooks import MISSING, Argument, Hook
+from mpnn.kernels import weigh
+
+
+class Call:
+    """What a way of running needs to know: the layer, its hooks, the plan, and every field by name.
+
+    Fields keep the user's order here. A value that is no tensor, or has no rows, is the same for all nodes and edges.
+    """
+
+    def __init__(self, layer, plan, fields: dict[str, Any], batch: Tensor | None, num_graphs: int | None):
+        self.layer, self.hooks, self.plan, self.fields = layer, layer.hooks, plan, fields
+        self.batch, self.num_graphs = batch, num_graphs
+        for name in layer.state:
+            if fields.get(name) is None:
+                fields[name] = layer.initial_state(name, plan.num_nodes, self.like())
+
+    def like(self) -> Tensor:
+        """A floating tensor of the call, for dtype and device."""
+        values = [v for v in self.fields.values() if isinstance(v, Tensor)] + list(self.layer.parameters())
+        return next((v for v in values if v.is_floating_point()), torch.empty(0))
+
+    def message_name(self, kind: str) -> str:
+        """What ``update`` calls the aggregate of an edge type."""
+        return f"message_{kind}" if kind else "message"
+
+    def value(self, hook: Hook, argument: Argument, kind: str = "") -> Any:
+        """The whole field that an argument stands for, in the user's order, with its number of rows checked."""
+        if argument.field not in self.fields:
+            if argument.default is not MISSING:
+                return argument.default
+            self._unknown(hook, argument)
+        value = self.fields[argument.field]
+        if argument.role == "edge":
+            if isinstance(value, dict):
+                value = value.get(kind)
+            return self._rows(argument, value, len(self.plan.edges[kind]), "edges")
+        if argument.role == "graph":
+            if self.batch is None and self.num_graphs is None:
+                return value.expand(self.plan.num_nodes, *value.shape[1:])
+            return value.index_select(0, self.batch)
+        if isinstance(value, tuple):
+            value = value[0] if argument.role == "source" else value[1]
+        count = self.plan.num_src if argument.role == "source" else self.plan.num_nodes
+        return self._rows(argument, value, count, "nodes")
+
+    def check_state(self, new: tuple, count: int) -> None:
+        """Raises unless ``update`` gave a row a node for every state field."""
+        state, name = self.layer.state, type(self.layer).__name__
+        if state and len(new) != len(state):
+            raise ValueError(
+                f"{name}.update returned {len(new)} values, but the state has {len(state)} fields, {', '.join(state)}; expected one "
+                "value for each, in this order."
+            )
+        for field_name, value in zip(state or ("the result",) * len(new), new):
+            if value.shape[0] != count:
+                raise ValueError(
+                    f"{name}.update returned shape {tuple(value.shape)} for {field_name}, but {count} nodes fire; expected one row "
+                    "for each."
+                )
+
+    def _rows(self, argument: Argument, value: Any, count: int, what: str) -> Any:
+        if isinstance(value, Tensor) and value.dim() and value.shape[0] != count:
+            raise ValueError(
+                f"{type(self.layer).__name__}: {argument.field!r} has {value.shape[0]} rows, but there are {count} {what}; "
+                f"expected one row for each. Its shape is {tuple(value.shape)}."
+            )
+        return value
+
+    def _unknown(self, hook: Hook, argument: Argument) -> None:
+        given = sorted(self.fields)
+        listed = " and ".join([", ".join(map(repr, given[:-1]))] * (len(given) > 1) + [repr(given[-1])]) if given else "no field"
+        verb = "was" if len(given) == 1 else "were"
+        name = argument.field
+        raise TypeError(
+            f"{type(self.layer).__name__}.{hook.name} asks for {argument.name!r}, but only {listed} {verb} passed. "
+            f"Pass {name}=..., or rename the argument."
+        )
+
+
+@dataclass
+class Result:
+    """What a way of running gives back: new node values, and what edge updates may ask for.
+
+    All in the user's order. ``aggregated`` and ``messages`` are there only if the layer has an ``edge_update``.
+    """
+
+    nodes: tuple
+    aggregated: dict[str, Any] = field(default_factory=dict)
+    messages: dict[str, Any] = field(default_factory=dict)
+
+
+def call_hook(layer, hook: Hook, arguments: list) -> Any:
+    return getattr(layer, hook.name)(*arguments)
+
+
+def weights(layer, hooks, arguments: dict[str, list], segment) -> Tensor | None:
+    """The weight of each edge in the structured form: given by ``weight``, or the softmax of ``attention``, or their product."""
+    weight = call_hook(layer, hooks.weight, arguments["weight"]) if hooks.weight else None
+    if hooks.attention:
+        attention = segment.softmax(call_hook(layer, hooks.attention, arguments["attention"]))
+        attention = torch.dropout(attention, layer.attention_dropout, layer.training)
+        weight = attention if weight is None else weight * attention
+    return weight
+
+
+def messages(layer, hooks, kind: str, arguments: dict[str, list], segment) -> Any:
+    """Messages of some edges of one type; of the structured form, the product spelled out."""
+    if hooks.structured:
+        return weigh(weights(layer, hooks, arguments, segment), arguments["value"][0])
+    return call_hook(layer, hooks.message[kind], arguments[hooks.message[kind].name])
+
+
+def aggregate(layer, sent: Any, segment) -> Any:
+    """Order-invariant reduction of the messages into each node, message by message if several travel."""
+    hook = layer.hooks.aggregate
+    if hook:
+        known = {"message": sent, "index": segment.index, "num_nodes": segment.num_nodes}
+        return call_hook(layer, hook, [known[a.name] for a in hook.arguments])
+    if layer.aggr == "sum":
+        return each(segment.sum, sent)
+    return each(lambda m: _with_module(layer.aggr_module, m, segment), sent)
+
+
+def _with_module(aggr, values: Tensor, segment) -> Tensor:
+    flat = values.reshape(values.shape[0], -1)
+    out = aggr(flat, index=segment.index, dim_size=segment.num_nodes, dim=0)
+    return out.view(-1, *values.shape[1:]) if out.shape[1:] == flat.shape[1:] else out
+
+
+def each(function, value: Any) -> Any:
+    """``function`` on a tensor, or on every tensor of a tuple."""
+    return tuple(function(v) for v in value) if isinstance(value, tuple) else function(value)
+
+
+def tuple_of(value: Any) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def rows(value: Any, at: list[int]) -> Any:
+    """Some rows of a field; a value without rows is the same everywhere."""
+    return value[at] if isinstance(value, Tensor) and value.dim() else value
+
+
+def joined(values: list) -> Any:
+    """Tensors, or tuples of tensors, of all levels one after the other."""
+    if isinstance(values[0], tuple):
+        return tuple(torch.cat(column) for column in zip(*values))
+    return values[0] if len(values) == 1 else torch.cat(values)

@@ -1,0 +1,353 @@
+"""Level after level, each frontier at once: O(nodes + edges) time and memory, exact gradients.
+
+The state lives in one buffer a field, in level order. It starts as the state from before the pass and a level overwrites
+its own slice, so at any moment a row holds the newest state of its node and a gather needs no case distinction. Three
+autograd functions read and write the buffer; each hands the next an empty *token*, which gives autograd the order that
+writing in place would hide from it. On the way back the gradients of all reads of a row add up in one gradient buffer; a
+level takes its slice out of it, and from then on that slice collects the gradient of the state from before the pass.
+Between these three, everything is ordinary autograd.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpnn import kernels
+from mpnn.engine.call import Call, Result, aggregate, call_hook, each, joined, messages, tuple_of, weights
+from mpnn.hooks import Argument, Hook
+
+PATH = "the wavefront"
+
+
+class _Buffer:
+    """The state of all nodes, and on the way back its gradient: a tensor for each field."""
+
+    def __init__(self, keeps_old: bool):
+        self.data: list[Tensor] = []
+        self.grad: list[Tensor] = []
+        self.keeps_old = keeps_old
+
+
+class _Open(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, buffer, *initial):
+        ctx.buffer = buffer
+        buffer.data = [value.clone(memory_format=torch.contiguous_format) for value in initial]
+        return initial[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx, _):
+        kernels.refuse_double_backward(PATH)
+        return None, *ctx.buffer.grad
+
+
+class _Read(torch.autograd.Function):
+    """Rows of some fields of the buffer, at the moment of the call."""
+
+    @staticmethod
+    def forward(ctx, token, buffer, fields, index):
+        ctx.buffer, ctx.fields, ctx.index = buffer, fields, index
+        ctx.set_materialize_grads(False)
+        return tuple(buffer.data[k].index_select(0, index) for k in fields)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        kernels.refuse_double_backward(PATH)
+        for k, grad in zip(ctx.fields, grads):
+            if grad is not None:
+                ctx.buffer.grad[k].index_add_(0, ctx.index, grad)
+        return None, None, None, None
+
+
+class _Write(torch.autograd.Function):
+    """A frontier's new state into its slice of the buffer."""
+
+    @staticmethod
+    def forward(ctx, token, buffer, start, stop, *values):
+        ctx.buffer, ctx.start, ctx.stop = buffer, start, stop
+        for field, value in zip(buffer.data, values):
+            field[start:stop] = value
+        return token.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, _):
+        kernels.refuse_double_backward(PATH)
+        slices = [grad[ctx.start : ctx.stop] for grad in ctx.buffer.grad]
+        if ctx.buffer.keeps_old:
+            taken = [s.clone() for s in slices]
+            for s in slices:
+                s.zero_()
+            slices = taken
+        return None, None, None, None, *slices
+
+
+class _Close(torch.autograd.Function):
+    """The state after the last level."""
+
+    @staticmethod
+    def forward(ctx, token, buffer):
+        ctx.buffer = buffer
+        data, buffer.data = buffer.data, []
+        return tuple(data)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        kernels.refuse_double_backward(PATH)
+        ctx.buffer.grad = [grad.clone() for grad in grads]
+        return None, None
+
+
+# The edges into a frontier, as messages are summed over them --------------------------------------------------------------
+
+
+class Uniform:
+    """A frontier in which every node has the same number of edges."""
+
+    def __init__(self, num_nodes: int, degree: int, index: Tensor):
+        self.num_nodes, self.degree, self.index = num_nodes, degree, index
+
+    def _by_node(self, values: Tensor) -> Tensor:
+        return values.view(self.num_nodes, self.degree, *values.shape[1:])
+
+    def sum(self, values: Tensor) -> Tensor:
+        if self.degree == 0:
+            return values.new_zeros(self.num_nodes, *values.shape[1:])
+        return values if self.degree == 1 else self._by_node(values).sum(1)
+
+    def softmax(self, score: Tensor) -> Tensor:
+        return self._by_node(score).softmax(1).view(score.shape) if self.degree else score
+
+    def expand(self, values: Tensor) -> Tensor:
+        if self.degree == 1:
+            return values
+        shape = (self.num_nodes, self.degree, *values.shape[1:])
+        return values.unsqueeze(1).expand(shape).reshape(-1, *values.shape[1:])
+
+
+class Ragged:
+    """A frontier of nodes with different numbers of edges."""
+
+    def __init__(self, num_nodes: int, index: Tensor):
+        self.num_nodes, self.index = num_nodes, index
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values.new_zeros(self.num_nodes, *values.shape[1:]).index_add(0, self.index, values)
+
+    def softmax(self, score: Tensor) -> Tensor:
+        top = score.detach().new_full((self.num_nodes, *score.shape[1:]), -torch.inf)
+        index = self.index.view(-1, *(1,) * (score.dim() - 1)).expand_as(score)
+        top = top.scatter_reduce(0, index, score.detach(), "amax")
+        grown = (score - self.expand(top)).exp()
+        return grown / self.expand(self.sum(grown))
+
+    def expand(self, values: Tensor) -> Tensor:
+        return values.index_select(0, self.index)
+
+
+class Whole:
+    """All edges of one type at once, where there is only one level."""
+
+    def __init__(self, edges):
+        self.edges, self.num_nodes, self.index = edges, edges.num_dst, edges.dst
+
+    def sum(self, values: Tensor) -> Tensor:
+        return kernels.segment_sum(self.edges, values)
+
+    def softmax(self, score: Tensor) -> Tensor:
+        return kernels.softmax(self.edges, score)
+
+    def expand(self, values: Tensor) -> Tensor:
+        return kernels.gather(values, self.edges, "target")
+
+
+def segments(plan, kind: str) -> list:
+    """The edges of one type, frontier by frontier."""
+    edges = plan.edges[kind]
+    if plan.num_levels == 1:
+        return [Whole(edges)]
+
+    def build():
+        start, out = 0, []
+        for nodes, degree, dst in zip(plan.node_counts, edges.degrees, edges.dst.split(edges.counts)):
+            out.append(Ragged(nodes, dst - start) if degree is None else Uniform(nodes, degree, dst - start))
+            start += nodes
+        return out
+
+    return edges.remember("segments", build)
+
+
+# What the hooks ask for, level by level -----------------------------------------------------------------------------------
+
+
+class _Same:
+    """A value that is the same at every level."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __getitem__(self, level: int) -> Any:
+        return self.value
+
+
+class _Sources:
+    """State at the sources of a frontier's edges: all fields that the hooks ask for, in one read."""
+
+    def __init__(self, run: Wavefront, kind: str):
+        self.run, self.kind = run, kind
+        self.index: list[Tensor] = []
+        self.fields: list[int] = []
+        self.level, self.values = -1, ()
+
+    def field(self, k: int) -> _Source:
+        if k not in self.fields:
+            self.fields.append(k)
+            edges = self.run.plan.edges[self.kind]
+            self.index = edges.remember("src by level", lambda: list(edges.src.split(edges.counts)))
+        return _Source(self, self.fields.index(k))
+
+    def at(self, level: int) -> tuple:
+        if self.level != level:
+            self.values = _Read.apply(self.run.token, self.run.buffer, self.fields, self.index[level])
+            self.level = level
+        return self.values
+
+
+class _Source:
+    def __init__(self, sources: _Sources, place: int):
+        self.sources, self.place = sources, place
+
+    def __getitem__(self, level: int) -> Tensor:
+        return self.sources.at(level)[self.place]
+
+
+class _Targets:
+    """Node values at the targets of a frontier's edges."""
+
+    def __init__(self, nodes: list, segments: list):
+        self.nodes, self.segments = nodes, segments
+
+    def __getitem__(self, level: int) -> Tensor:
+        return self.segments[level].expand(self.nodes[level])
+
+
+class Wavefront:
+    """One pass: a column of values by level for every argument of every hook, and the loop over levels."""
+
+    def __init__(self, call: Call):
+        self.call, self.plan, self.layer, self.hooks = call, call.plan, call.layer, call.hooks
+        self.one_level = self.plan.num_levels == 1
+        self.columns: dict[tuple, Any] = {}
+        self.keep = self.hooks.edge_update is not None
+        if not self.one_level:
+            self._open()
+
+    def _open(self) -> None:
+        """Puts the state from before the pass into the buffer."""
+        initial = [self.in_level_order(self.call.fields[name]) for name in self.layer.state]
+        self.buffer = _Buffer(self.plan.reads_old)
+        self.token = _Open.apply(self.buffer, *initial)
+
+    def in_level_order(self, values: Tensor) -> Tensor:
+        if values.stride(0) == 0:  # the same row over and over
+            return values
+        return kernels.permute(values, self.plan.node_order, self.plan.node_position)
+
+    def split_edges(self, kind: str, values: Tensor) -> list[Tensor]:
+        return [values] if self.one_level else list(values.split(self.plan.edges[kind].counts))
+
+    def split_nodes(self, values: Tensor) -> list[Tensor]:
+        return [values] if self.one_level else list(values.split(self.plan.node_counts))
+
+    def column(self, hook: Hook, argument: Argument, kind: str, sources: _Sources | None = None) -> Any:
+        """Values for one argument, by level. ``sources`` are the state's, for hooks that run on edges."""
+        name, role, on_edges = argument.field, argument.role, sources is not None
+        if role == "source" and name in self.layer.state and not self.one_level:
+            return sources.field(self.layer.state.index(name))
+        value = self.call.value(hook, argument, kind)
+        if not isinstance(value, Tensor) or not value.dim():
+            return _Same(value)
+        key = (name, role, kind) if role in ("source", "edge") else (name, role == "graph")
+        if key not in self.columns:  # two hooks may ask for the same
+            self.columns[key] = self._by_level(value, role, kind)
+        at_targets = on_edges and role in ("target", "graph")
+        return _Targets(self.columns[key], segments(self.plan, kind)) if at_targets else self.columns[key]
+
+    def _by_level(self, value: Tensor, role: str, kind: str) -> list[Tensor]:
+        edges = self.plan.edges[kind] if role in ("edge", "source") else None
+        if role == "edge":
+            return self.split_edges(kind, edges.place(value))
+        value = self.in_level_order(value)
+        return self.split_edges(kind, kernels.gather(value, edges, "source")) if edges is not None else self.split_nodes(value)
+
+    def edge_columns(self, kind: str) -> dict[str, list]:
+        """The arguments of each hook that runs on edges of one type."""
+        sources = _Sources(self, kind)
+        return {h.name: [self.column(h, a, kind, sources) for a in h.arguments] for h in self.hooks.on_edges(kind)}
+
+    def combine(self, kind: str, arguments: dict[str, list], segment) -> tuple[Any, Any]:
+        """Messages of a frontier's edges, and what they add up to at its nodes."""
+        sent = messages(self.layer, self.hooks, kind, arguments, segment)
+        return sent, aggregate(self.layer, sent, segment)
+
+    def run(self) -> Result:
+        plan, layer, update = self.plan, self.layer, self.hooks.update
+        on_edges = {kind: (self.call.message_name(kind), segments(plan, kind), self.edge_columns(kind)) for kind in plan.edges}
+        own = [a.name if a.role == "message" else self.column(update, a, "") for a in update.arguments]
+        optional = () if self.one_level or self.keep else [a.name for a in update.arguments if a.default is None]
+        kept, start, new = [], 0, ()
+        for level, width in enumerate(plan.node_counts):
+            got, sent = {}, {}
+            for kind, (name, frontiers, hooks) in on_edges.items():
+                if name in optional and not plan.edges[kind].counts[level]:
+                    got[name] = None
+                    continue
+                arguments = {hook: [column[level] for column in columns] for hook, columns in hooks.items()}
+                sent[kind], got[name] = self.combine(kind, arguments, frontiers[level])
+            new = tuple_of(call_hook(layer, update, [got[c] if type(c) is str else c[level] for c in own]))
+            self.call.check_state(new, width)
+            if self.keep:
+                kept.append((sent, got))
+            if not self.one_level:
+                self.token = _Write.apply(self.token, self.buffer, start, start + width, *new)
+            start += width
+        if not self.one_level:
+            new = tuple(self.in_user_order(value) for value in _Close.apply(self.token, self.buffer))
+        return self._result(new, kept)
+
+    def in_user_order(self, values: Tensor) -> Tensor:
+        return kernels.permute(values, self.plan.node_position, self.plan.node_order)
+
+    def _result(self, nodes: tuple, kept: list) -> Result:
+        if not kept:
+            return Result(nodes)
+        aggregated = {name: joined([got[name] for _, got in kept]) for name in kept[0][1]}
+        sent = {kind: each(self.plan.edges[kind].unplace, joined([s[kind] for s, _ in kept])) for kind in kept[0][0]}
+        return Result(nodes, {name: each(self.in_user_order, value) for name, value in aggregated.items()}, sent)
+
+
+class SpMM(Wavefront):
+    """One level of structured messages: no tensor that is edges by features, forward or backward."""
+
+    def edge_columns(self, kind: str) -> dict[str, list]:
+        sources = _Sources(self, kind)
+        hooks = [hook for hook in (self.hooks.weight, self.hooks.attention) if hook]
+        return {hook.name: [self.column(hook, a, kind, sources) for a in hook.arguments] for hook in hooks}
+
+    def combine(self, kind: str, arguments: dict[str, list], segment) -> tuple[Any, Any]:
+        edges = self.plan.edges[kind]
+        value = self.call.value(self.hooks.value, self.hooks.value.arguments[0], kind)
+        weight = weights(self.layer, self.hooks, arguments, segment)
+        if self.layer.aggr == "mean":
+            weight = kernels.mean_weight(edges, value) if weight is None else kernels.mean_weight(edges, weight) * weight
+        return None, kernels.weighted_sum(edges, weight, value)
+
+
+def wavefront(call: Call) -> Result:
+    return Wavefront(call).run()
+
+
+def spmm(call: Call) -> Result:
+    return SpMM(call).run()

@@ -1,0 +1,99 @@
+"""Node features that are mostly zero: bags of words as sparse CSR matrices.
+
+A bag of words is a bipartite graph from words to nodes whose edges weigh the counts, and ``x @ W`` the weighted sum of the
+words' rows of W. So it runs on the engine's own operation, transposed once and kept.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from mpnn.kernels import weighted_sum
+from mpnn.plan import Edges
+
+__all__ = ["Linear", "dropout", "is_sparse"]
+
+_bags = WeakIdKeyDictionary()
+
+
+def is_sparse(x: Tensor) -> bool:
+    return x.layout is not torch.strided
+
+
+def _bag(x: Tensor) -> Edges:
+    """The words of each node as edges; kept while the matrix lives."""
+    if x not in _bags:
+        row = torch.repeat_interleave(x.crow_indices().diff())
+        _bags[x] = Edges(x.col_indices().long(), row, x.shape[1], x.shape[0])
+    return _bags[x]
+
+
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """Dropout of dense features, or of the stored entries of sparse ones (the others are zero anyway)."""
+    if not is_sparse(x):
+        return F.dropout(x, p, training)
+    if not training or p == 0:
+        return x
+    values = F.dropout(x.values(), p, training)
+    out = torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, x.shape)
+    _bags[out] = _bag(x)
+    return out
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear`` that also takes a sparse CSR ``x``; initialised as torch's layer, or by Glorot's uniform rule.
+
+    Args:
+        in_features, out_features, bias: as in ``torch.nn.Linear``.
+        glorot: U(-a, a) with a = sqrt(6 / (in + out)) and bias 0, as the papers on graph networks initialise.
+
+    Shape:
+        x ``(N, in_features)``, dense or sparse CSR -> ``(N, out_features)``.
+
+    Raises:
+        ValueError: x has another number of features.
+
+    Source: Glorot & Bengio 2010 for the initialisation. Deviations: none.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, glorot: bool = False):
+        self.glorot = glorot
+        super().__init__(in_features, out_features, bias)
+
+    def reset_parameters(self) -> None:
+        if not self.glorot:
+            return super().reset_parameters()
+        nn.init.xavier_uniform_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_sparse(x):
+            return self.shift(self.product(x))
+        check_features(type(self).__name__, x, self.in_features)
+        return super().forward(x)
+
+    def product(self, x: Tensor) -> Tensor:
+        """``x W^T``, without the bias."""
+        check_features(type(self).__name__, x, self.in_features)
+        if not is_sparse(x):
+            return F.linear(x, self.weight)
+        if x.layout is not torch.sparse_csr:
+            raise ValueError(f"Linear: x has layout {x.layout}; expected a dense or a sparse CSR tensor. Pass x.to_sparse_csr().")
+        return weighted_sum(_bag(x), x.values(), self.weight.t())
+
+    def shift(self, x: Tensor) -> Tensor:
+        """``x + b``."""
+        return x if self.bias is None else x + self.bias
+
+
+def check_features(owner: str, x: Tensor, expected: int) -> None:
+    """Raises unless x has the number of features that a layer was made for."""
+    if x.shape[-1] != expected:
+        raise ValueError(
+            f"{owner}: x has {x.shape[-1]} features a node, shape {tuple(x.shape)}; expected {expected}. Make the layer with "
+            f"in_features={x.shape[-1]}, or pass other features."
+        )

@@ -1,0 +1,150 @@
+"""What the hooks of a layer ask for, read once from their signatures when the class is made.
+
+========== =================================== ====================================================================
+hook       runs on                             its arguments
+========== =================================== ====================================================================
+weight,    the edges into a frontier           ``x_j`` source's, ``x_i`` target's value of node field x; ``u_g`` the
+attention,                                     value of graph field u where the edge is; any other name: an edge field
+message
+update     the nodes of a frontier             ``message`` what was aggregated; ``u_g``; any other name: a node field,
+                                               of a state field the node's own value from before the pass
+edge_update all edges, at the end of the pass  as ``message``, and ``message`` the edge's own message, ``message_i`` and
+                                               ``message_j`` what its ends aggregated
+global_update all graphs, last                 ``nodes``, ``edges``: new node and edge values pooled over each graph; any
+                                               other name: a graph field
+========== =================================== ====================================================================
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+EDGE_HOOKS = ("weight", "attention", "message")
+MISSING = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a hook. ``role``: source, target, edge, own, graph, message, pooled."""
+
+    name: str
+    field: str
+    role: str
+    default: Any = MISSING
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A hook's name and what it asks for, in order."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+
+    def asks(self, role: str, field: str | None = None) -> bool:
+        return any(a.role == role and field in (None, a.field) for a in self.arguments)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """All hooks of a class. ``types`` are the edge types that have a message of their own; ``("",)`` if there is only one."""
+
+    types: tuple[str, ...]
+    message: dict[str, Hook | None]
+    value: Hook | None
+    weight: Hook | None
+    attention: Hook | None
+    update: Hook
+    aggregate: Hook | None
+    edge_update: Hook | None
+    global_update: Hook | None
+    node_fields: tuple[str, ...] = ()
+
+    @property
+    def structured(self) -> bool:
+        """Whether messages are a weight an edge times a value a source."""
+        return self.message[self.types[0]] is None
+
+    def on_edges(self, kind: str) -> list[Hook]:
+        """The hooks that make the messages of one edge type."""
+        if not self.structured:
+            return [self.message[kind]]
+        return [hook for hook in (self.value, self.weight, self.attention) if hook]
+
+
+def _read(name: str, function: Callable, role: Callable[[str], tuple[str, str]]) -> Hook:
+    arguments = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(
+                f"{function.__qualname__}: takes {parameter}, but hooks are given what their arguments name. "
+                "Name each argument: x_j, x_i, edge_attr, ..."
+            )
+        arguments.append(Argument(parameter.name, *role(parameter.name), parameter.default))
+    return Hook(name, tuple(arguments))
+
+
+def _edge_role(name: str) -> tuple[str, str]:
+    base, suffix = name[:-2], name[-2:]
+    role = {"_j": "source", "_i": "target", "_g": "graph"}.get(suffix)
+    return (base, role) if role and base else (name, "edge")
+
+
+def _update_role(name: str) -> tuple[str, str]:
+    if name == "message" or name.startswith("message_"):
+        return name, "message"
+    return (name[:-2], "graph") if name.endswith("_g") else (name, "own")
+
+
+def _edge_update_role(name: str) -> tuple[str, str]:
+    base, role = _edge_role(name)
+    return (base, role) if not name == "message" else (name, "message")
+
+
+def _global_role(name: str) -> tuple[str, str]:
+    return name, "pooled" if name in ("nodes", "edges") else "own"
+
+
+def read_hooks(cls: type, base: type) -> Hooks:
+    """The hooks that ``cls`` defines beyond ``base``."""
+
+    def own(name: str) -> Callable | None:
+        function = getattr(cls, name, None)
+        return function if callable(function) and function is not getattr(base, name, None) else None
+
+    def hook(name: str, role) -> Hook | None:
+        function = own(name)
+        return _read(name, function, role) if function else None
+
+    types = tuple(n[len("message_") :] for n in dir(cls) if n.startswith("message_") and callable(getattr(cls, n)))
+    message = {t: hook(f"message_{t}", _edge_role) for t in types} or {"": hook("message", _edge_role)}
+    value = Hook("value", (Argument(f"{cls.value}_j", cls.value, "source"),)) if cls.value else None
+    hooks = Hooks(
+        types=types or ("",),
+        message=message,
+        value=value,
+        weight=hook("weight", _edge_role),
+        attention=hook("attention", _edge_role),
+        update=_read("update", cls.update, _update_role),
+        aggregate=hook("aggregate", lambda name: (name, "edge")),
+        edge_update=hook("edge_update", _edge_update_role),
+        global_update=hook("global_update", _global_role),
+    )
+    if not hooks.structured and (hooks.weight or hooks.attention):
+        raise TypeError(
+            f"{cls.__name__} defines message and also weight or attention; these describe the message 'weight * value_j' that is "
+            "used where message is not defined. Define one or the other."
+        )
+    return _with_node_fields(hooks, cls.state)
+
+
+def _with_node_fields(hooks: Hooks, state: tuple[str, ...]) -> Hooks:
+    """Adds the names that stand for node fields, which tell how many nodes there are."""
+    names = dict.fromkeys(state)
+    for hook in (*[h for kind in hooks.types for h in hooks.on_edges(kind) if h], hooks.update, hooks.edge_update):
+        for argument in hook.arguments if hook else ():
+            if argument.role in ("source", "target", "own") and not argument.field.startswith("message"):
+                names[argument.field] = None
+    return replace(hooks, node_fields=tuple(names))

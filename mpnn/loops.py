@@ -1,0 +1,101 @@
+"""Self-loops and degrees: graphs that a layer derives from the one it is given, kept with its plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpnn.kernels import Loose, segment_sum
+from mpnn.plan import Plan
+
+__all__ = ["looped", "symmetric"]
+
+
+def _like(mask: Tensor, values: Tensor) -> Tensor:
+    return mask.view(-1, *(1,) * (values.dim() - 1))
+
+
+class _Looped:
+    """A graph in which every node has exactly one loop, and how edge values carry over to it.
+
+    Attributes:
+        graph: the plan of it; its edges are sorted by target already, so edge values need no reordering.
+        edges: its edges.
+    """
+
+    def __init__(self, plan: Plan):
+        src, dst = plan.edge_index()
+        loops = src == dst
+        node = torch.arange(plan.num_nodes, device=src.device)
+        self.kept = (~loops).nonzero().flatten()
+        self.own = torch.full_like(node, -1)  # the loop a node has already, if any; the last one of several
+        self.own[src[loops]] = loops.nonzero().flatten()
+        target, self.order = torch.sort(torch.cat([dst[self.kept], node]), stable=True)
+        source = torch.cat([src[self.kept], node])[self.order]
+        self.graph = Plan({"": torch.stack([source, target])}, plan.num_nodes, plan.level, plan.schedule, True)
+        self.edges = self.graph.edges[""]
+
+    def place(self, values: Tensor, fill: float, absent: float) -> Tensor:
+        """Edge values of the given graph -> of this one; ``fill`` for the loops that were added."""
+        loops = values.new_full((len(self.own), *values.shape[1:]), fill)
+        if len(values):
+            loops = torch.where(_like(self.own >= 0, values), values[self.own], loops)
+        return torch.cat([values[self.kept], loops])[self.order]
+
+
+class _TracedLooped:
+    """The same while a compiler traces: no shape may depend on the data, so loops that are there already stay, as ``absent``."""
+
+    def __init__(self, traced):
+        edge_index, num_nodes = traced.edge_index(""), traced.num_nodes
+        self.loops = edge_index[0] == edge_index[1]
+        node = torch.arange(num_nodes, device=edge_index.device)
+        self.at = torch.where(self.loops, edge_index[0], num_nodes)
+        self.graph = torch.cat([edge_index, node.expand(2, -1)], dim=1)
+        self.edges = Loose(*self.graph, num_nodes, num_nodes)
+
+    def place(self, values: Tensor, fill: float, absent: float) -> Tensor:
+        own = values.new_full((self.edges.num_dst + 1, *values.shape[1:]), fill).index_copy(0, self.at, values)[:-1]
+        return torch.cat([torch.where(_like(self.loops, values), absent, values), own])
+
+
+def looped(layer, edge_index: Any, num_nodes: int) -> _Looped | _TracedLooped:
+    """The graph that a layer is given, with exactly one loop a node; made once for a plan."""
+    plan = layer.plan(edge_index, num_nodes)
+    if not isinstance(plan, Plan):
+        return _TracedLooped(plan)
+    return plan.remember("looped", lambda: _Looped(plan))
+
+
+def symmetric(
+    layer, edge_index: Any, num_nodes: int, weight: Tensor | None, like: Tensor, self_loops: bool
+) -> tuple[Any, Tensor]:
+    """A graph and its edge weights ``w_ji / sqrt(d_j d_i)``, d the sum of the weights into a node; 0 where a degree is 0.
+
+    Without weights of the user's the result is kept with the plan.
+    """
+    plan = layer.plan(edge_index, num_nodes)
+
+    def build():
+        given = like.new_ones(len(plan.edges[""])) if weight is None else weight
+        if self_loops:
+            loops = looped(layer, edge_index, num_nodes)
+            graph, edges, given = loops.graph, loops.edges, loops.place(given, 1.0, 0.0)
+        else:
+            graph, edges = (plan if isinstance(plan, Plan) else edge_index), Loose(*plan.edge_index(""), num_nodes, num_nodes)
+        root = segment_sum(edges, given).pow(-0.5)
+        root = torch.where(root.isinf(), torch.zeros_like(root), root)
+        return graph, given * root.index_select(0, edges.src) * root.index_select(0, edges.dst)
+
+    if weight is not None:
+        if weight.shape != (len(plan.edges[""]),):
+            raise ValueError(
+                f"{type(layer).__name__}: edge_weight has shape {tuple(weight.shape)}; expected one number an edge, "
+                f"({len(plan.edges[''])},)."
+            )
+        return build()
+    if not isinstance(plan, Plan):
+        return build()
+    return plan.remember(("symmetric", like.dtype, self_loops), build)

@@ -1,0 +1,261 @@
+"""The base class of every layer: a handful of hooks, and ``propagate``, which runs them over a graph under a schedule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpnn import schedule as schedules
+from mpnn.aggr import resolve
+from mpnn.engine import Call, run
+from mpnn.engine.call import Result, call_hook, each
+from mpnn.graph import Size
+from mpnn.hooks import MISSING, Hooks, read_hooks
+from mpnn.kernels import Loose
+from mpnn.plan import Plan, cached_plan
+from mpnn.schedule import Schedule
+
+__all__ = ["MessagePassing"]
+
+
+class MessagePassing(nn.Module):
+    r"""Message passing over any graph under any schedule.
+
+    .. math::
+        m_i = \mathrm{Aggr}_{j \to i}\, f_m(h_i, h_j, e_{ji}), \qquad h_i' = f_{node}(h_i, m_i), \qquad
+        e_{ji}' = f_{edge}(h_i, m_i, h_j, m_j, e_{ji}), \qquad u' = f_{global}(u, \Sigma h', \Sigma e')
+
+    Nodes fire level by level. An edge j -> i hands i the newest state j has: the one written in this pass if j's level is
+    lower, else the one from before the pass.
+
+    A subclass defines hooks and asks for what they need by the names of their arguments:
+
+    - ``message``: what an edge sends. ``x_j`` is field x of the source, ``x_i`` of the target, ``u_g`` the graph's; any other
+      name is an edge field. It may return a tuple. Rows are edges, and every hook must treat rows independently.
+    - instead of ``message``, for messages of the form *weight times value*: the class attribute ``value`` names the node field
+      that travels, ``weight`` gives a number an edge (or one a head, ``(E, K)``), and ``attention`` a score that is turned into
+      a weight by a softmax over the edges of a node. Then no tensor of edges by features is built.
+    - ``message_<type>``, one for each edge type, when ``edge_index`` is ``{type: edge_index}``.
+    - ``update``: the new state of a node; ``message`` is what was aggregated (``message_<type>`` by type), any other name the
+      node's own field. Written as ``message=None`` it is None in a frontier without edges, which saves products with zero.
+    - ``edge_update``: new edge values, at the end; ``message`` is the edge's own, ``message_i`` and ``message_j`` its ends' sums.
+    - ``global_update``: new graph values, last; ``nodes`` and ``edges`` are the new values pooled over each graph.
+    - ``aggregate``: replaces ``aggr``; is given ``message``, ``index`` (target of each row) and ``num_nodes``.
+
+    Attributes:
+        state: names of the fields that ``update`` returns, in order, and that ``h_j`` reads newly written. Empty for layers
+            whose output is no state, as in one-level networks.
+        value: the node field that travels in the structured form.
+        aggr: ``"sum"``, or any aggregation of ``torch_geometric.nn.aggr`` by name or object, applied to every message.
+            Those whose result for a node depends on other nodes of the batch are refused.
+        schedule: used where ``propagate`` is not given one.
+        readout: the aggregation that pools ``nodes`` and ``edges`` for ``global_update``.
+        attention_dropout: probability to drop an attention weight in training.
+
+    Source: Gilmer et al. 2017, arXiv:1704.01212; Battaglia et al. 2018, arXiv:1806.01261.
+    Deviations: the schedule; both papers fire all nodes at once.
+
+    Example:
+        >>> class Sum(MessagePassing):
+        ...     state = ("h",)
+        ...     def message(self, h_j):
+        ...         return h_j
+        ...     def update(self, x, message):
+        ...         return x + message
+        >>> chain = torch.tensor([[0, 1], [1, 2]])
+        >>> Sum().propagate(chain, schedule="topological", x=torch.ones(3, 1), h=torch.zeros(3, 1)).flatten()
+        tensor([1., 2., 3.])
+    """
+
+    state: tuple[str, ...] = ()
+    value: str | None = None
+    aggr: str = "sum"
+    schedule: str | Schedule = "synchronous"
+    readout: str = "sum"
+    attention_dropout: float = 0.0
+    hooks: Hooks
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.state = (cls.state,) if isinstance(cls.state, str) else tuple(cls.state)
+        cls.hooks = read_hooks(cls, MessagePassing)
+
+    def __init__(self, aggr: str | nn.Module | None = None):
+        super().__init__()
+        if not any(self.hooks.message.values()) and self.value is None:
+            raise TypeError(
+                f"{type(self).__name__} defines neither message nor value; define message(self, x_j, ...), or the class attribute "
+                "value = 'x' for messages that are a weight times x_j."
+            )
+        self.aggr, self.aggr_module = resolve(type(self).__name__, self.aggr if aggr is None else aggr)
+
+    def update(self, message):
+        """The new state of a node; unless redefined, what it was sent."""
+        return message
+
+    def initial_state(self, name: str, num_nodes: int, like: Tensor) -> Tensor:
+        """The state from before the pass of a field that was not passed: zeros of width ``hidden_features``."""
+        width = getattr(self, "hidden_features", None)
+        if width is None:
+            raise ValueError(
+                f"{type(self).__name__}: the state {name!r} was not passed and there is no hidden_features to make zeros of. Pass "
+                f"{name}=..., or set self.hidden_features, or define initial_state."
+            )
+        return like.new_zeros(1, width).expand(num_nodes, width)
+
+    def propagate(
+        self,
+        edge_index: Any,
+        schedule: str | Schedule | Tensor | None = None,
+        num_nodes: Size | None = None,
+        batch: Tensor | None = None,
+        num_graphs: int | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Runs the hooks over the graph, level by level.
+
+        Args:
+            edge_index: ``(2, E)`` int64, sources and targets; a :class:`~mpnn.plan.Plan`; or ``{edge type: (2, E)}``.
+            schedule: a name, a schedule or a tensor of levels; unless given, the class's. A plan has its own.
+            num_nodes: needed only if no node field is a tensor; ``(sources, targets)`` for a bipartite graph.
+            batch: ``(N,)`` the graph of each node, for graph fields.
+            num_graphs: number of graphs; unless given, read from the graph fields.
+            fields: node fields ``(N, ...)`` (or a pair of source and target fields for a bipartite graph), edge fields
+                ``(E, ...)`` (or ``{edge type: (E, ...)}``), graph fields ``(B, ...)``, and anything without rows.
+
+        Returns:
+            The new state: a tensor, or a tuple if ``update`` returns one. With ``edge_update`` also the edge values, with
+            ``global_update`` also the graph values: ``(nodes, edges, globals)``.
+
+        Raises:
+            TypeError: a hook asks for a field that was not passed.
+            ValueError: a field has not one row for each node or edge; the graph is malformed; the plan has another schedule.
+        """
+        size = self._size(edge_index, num_nodes, fields)
+        plan = self._plan(edge_index, schedule, size)
+        call = Call(self, plan, dict(fields), batch, num_graphs)
+        result = run(call)
+        nodes = result.nodes if len(result.nodes) > 1 else result.nodes[0]
+        if self.hooks.edge_update is None and self.hooks.global_update is None:
+            return nodes
+        returned = [nodes]
+        if self.hooks.edge_update is not None:
+            edges = {kind: self._edge_values(call, result, kind) for kind in plan.edges}
+            returned.append(edges if len(edges) > 1 else next(iter(edges.values())))
+        if self.hooks.global_update is not None:
+            returned.append(self._global_values(call, *returned))
+        return tuple(returned)
+
+    def _size(self, edge_index: Any, num_nodes: Size | None, fields: dict[str, Any]) -> Size:
+        """The number of nodes, which all node fields must agree on."""
+        if isinstance(edge_index, Plan):
+            return edge_index.num_nodes
+        if num_nodes is not None:
+            return num_nodes
+        src = dst = None
+        for name in self.hooks.node_fields:
+            value = fields.get(name)
+            if isinstance(value, tuple):
+                src = src or (name, value[0].shape[0])
+                dst = dst if value[1] is None else dst or (name, value[1].shape[0])
+            elif isinstance(value, Tensor) and value.dim():
+                if dst and dst[1] != value.shape[0]:
+                    raise ValueError(
+                        f"{type(self).__name__}: {dst[0]!r} has {dst[1]} rows, but {name!r} has {value.shape[0]}; expected one row a "
+                        "node in both. Pass num_nodes=(sources, targets) for a bipartite graph."
+                    )
+                dst = dst or (name, value.shape[0])
+        if dst is None:
+            raise ValueError(f"{type(self).__name__}: no node field is a tensor, so the number of nodes is unknown; pass num_nodes=.")
+        return dst[1] if src is None else (src[1], dst[1])
+
+    def _plan(self, edge_index: Any, schedule: Any, size: Size) -> Any:
+        if isinstance(edge_index, Plan):
+            if schedule is not None and schedules.get(schedule).name != edge_index.schedule.name:
+                raise ValueError(
+                    f"{type(self).__name__}: the plan was made for {edge_index.schedule}, but schedule={schedule!r} is asked for; plan "
+                    "the graph with this schedule, or pass schedule=None."
+                )
+            return edge_index if self.state else edge_index.flat
+        rule = schedules.get(self.schedule if schedule is None else schedule)
+        if not self.state:  # nothing is written that a later level could read
+            rule = replace(schedules.synchronous, turned=rule.turned)
+        if torch.compiler.is_compiling() and rule.name == "synchronous" and isinstance(edge_index, Tensor):
+            return _Traced(edge_index, size, rule)
+        self._check_types(edge_index)
+        return cached_plan(edge_index, rule, size, type(self).__name__)
+
+    def plan(self, edge_index: Any, num_nodes: Size) -> Any:
+        """The cached plan of a graph under the layer's own schedule, for layers that derive something from the graph."""
+        return self._plan(edge_index, None, num_nodes)
+
+    def _check_types(self, edge_index: Any) -> None:
+        given = tuple(edge_index) if isinstance(edge_index, dict) else ("",)
+        if set(given) != set(self.hooks.types):
+            wanted = f"a message_<type> for each of {self.hooks.types}" if self.hooks.types != ("",) else "one message for all edges"
+            raise ValueError(
+                f"{type(self).__name__} has {wanted}, but was given the edge types {given}; pass edge_index as "
+                f"{'{type: (2, E)} with exactly these types, an empty (2, 0) where there is none' if self.hooks.types != ('',) else 'one tensor (2, E)'}."
+            )
+
+    def _edge_values(self, call: Call, result: Result, kind: str) -> Any:
+        """``edge_update`` on all edges of one type, in the user's order."""
+        src, dst = call.plan.edge_index(kind)
+        level, hook = call.plan.level, self.hooks.edge_update
+        values = []
+        for a in hook.arguments:
+            if a.role == "message":
+                values.append(result.messages[kind])
+            elif a.field.startswith("message"):
+                end = src if a.role == "source" else dst
+                values.append(each(lambda m, end=end: m.index_select(0, end), result.aggregated[call.message_name(kind)]))
+            else:
+                value = call.value(hook, a, kind)
+                if isinstance(value, Tensor) and value.dim() and a.role != "edge":
+                    old = value.index_select(0, src if a.role == "source" else dst)
+                    if a.role == "source" and a.field in self.state and call.plan.num_levels > 1:
+                        new = result.nodes[self.state.index(a.field)].index_select(0, src)
+                        newer = (level[src] < level[dst]).view(-1, *(1,) * (old.dim() - 1))
+                        old = torch.where(newer, new, old)
+                    value = old
+                values.append(value)
+        return call_hook(self, hook, values)
+
+    def _global_values(self, call: Call, nodes: Any, edges: Any = None) -> Any:
+        hook, batch = self.hooks.global_update, call.batch
+        given = {a.name: call.fields.get(a.field, a.default) for a in hook.arguments if a.role == "own"}
+        for name, value in given.items():
+            if value is MISSING:
+                raise TypeError(f"{type(self).__name__}.global_update asks for {name!r}, which was not passed. Pass {name}=....")
+        if batch is None:
+            batch = call.like().new_zeros(call.plan.num_nodes, dtype=torch.long)
+        graphs = call.num_graphs or next((v.shape[0] for v in given.values() if isinstance(v, Tensor) and v.dim()), None)
+        graphs = graphs or (int(batch.max()) + 1 if batch.numel() else 1)
+        pool = resolve(type(self).__name__, self.readout)[1]
+        ends = batch.index_select(0, call.plan.edge_index(next(iter(call.plan.edges)))[1])
+        given["nodes"] = each(lambda v: pool(v, batch, dim_size=graphs, dim=0), nodes)
+        given["edges"] = None if edges is None else each(lambda v: pool(v, ends, dim_size=graphs, dim=0), edges)
+        return call_hook(self, hook, [given[a.name] for a in hook.arguments])
+
+
+class _Traced:
+    """Stands for a plan of one level while a compiler traces: sizes may be symbols, and nothing is computed beforehand."""
+
+    num_levels, node_order, node_position, reads_old = 1, None, None, True
+
+    def __init__(self, edge_index: Tensor, size: Size, schedule: Schedule):
+        src, dst = edge_index.flip(0) if schedule.turned else edge_index
+        size = size if isinstance(size, tuple) else (size, size)
+        self.num_src, self.num_nodes = size[::-1] if schedule.turned else size
+        self.schedule, self.node_counts = schedule, [self.num_nodes]
+        self.edges = {"": Loose(src, dst, self.num_src, self.num_nodes)}
+
+    def edge_index(self, kind: str) -> Tensor:
+        return torch.stack([self.edges[kind].src, self.edges[kind].dst])
+
+    @property
+    def level(self) -> Tensor:
+        return self.edges[""].src.new_zeros(self.num_nodes)

@@ -1,0 +1,277 @@
+"""Plans: the level-sorted layout of a graph under a schedule.
+
+Nodes are sorted by level and edges by their target, so that a frontier's nodes, and the edges that end in it, are contiguous
+slices. On a chain this is the layout of ``torch.nn.utils.rnn.PackedSequence``: ``node_counts`` are its ``batch_sizes``. All
+sizes are Python integers, so a pass never waits for the device.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from mpnn import schedule as schedules
+from mpnn.graph import Size, check_edges, edges_of, nodes_of
+from mpnn.schedule import Schedule
+
+__all__ = ["Edges", "Plan", "plan"]
+
+
+class Edges:
+    """The edges of one type, sorted by target; the same ones sorted by source are made when first asked for.
+
+    Attributes:
+        src, dst ``(E,)`` int64: node positions in level order.
+        order ``(E,)`` int64 or None: the user's edge at each place; None if the user's order is kept.
+        rowptr ``(N + 1,)`` int64: the edges into position i are ``rowptr[i]:rowptr[i + 1]``.
+        counts: edges into each level, as Python integers.
+        degrees: the in-degree of a level if all of its nodes have the same, else None.
+    """
+
+    def __init__(self, src: Tensor, dst: Tensor, num_src: int, num_dst: int):
+        if dst.numel() and bool((dst[1:] < dst[:-1]).any()):
+            dst, self.order = torch.sort(dst, stable=True)
+            src = src[self.order]
+        else:
+            self.order = None
+            src, dst = src.clone(), dst.clone()  # a view would keep the user's tensor, and with it the cache, alive
+        self.src, self.dst, self.num_src, self.num_dst = src, dst, num_src, num_dst
+        self.rowptr = pointers(dst, num_dst)
+        self.memo: dict[Hashable, Any] = {}
+        self.counts: list[int] = []
+        self.degrees: list[int | None] = []
+
+    def __len__(self) -> int:
+        return self.src.numel()
+
+    def cut(self, bounds: list[int]) -> Edges:
+        """Notes how many edges end in each level, whose nodes are ``bounds[l]:bounds[l + 1]``."""
+        ends = self.rowptr[torch.tensor(bounds)].tolist()
+        self.counts = [b - a for a, b in zip(ends, ends[1:])]
+        degree = self.rowptr.diff()
+        for a, b in zip(bounds, bounds[1:]):
+            low, high = (degree[a:b].aminmax() if b > a else (torch.zeros(()),) * 2)
+            self.degrees.append(int(low) if int(low) == int(high) else None)
+        return self
+
+    def place(self, values: Tensor) -> Tensor:
+        """Edge values in the user's order -> in the plan's order."""
+        return values if self.order is None else values.index_select(0, self.order)
+
+    def unplace(self, values: Tensor) -> Tensor:
+        """Edge values in the plan's order -> in the user's order."""
+        if self.order is None:
+            return values
+        back = self.remember("back", lambda: torch.empty_like(self.order).scatter_(0, self.order, _arange(self.order)))
+        return values.index_select(0, back)
+
+    @property
+    def transpose(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``(order, colptr, dst)``: the plan's edges sorted by source, their pointers by source, and their targets."""
+
+        def build():
+            order = torch.argsort(self.src, stable=True)
+            return order, pointers(self.src[order], self.num_src), self.dst[order]
+
+        return self.remember("transpose", build)
+
+    def turned(self, weight: Tensor) -> Tensor:
+        """Edge weights sorted by source; kept while a weight that needs no gradient lives unchanged."""
+        if weight.requires_grad:
+            return weight.index_select(0, self.transpose[0])
+        known = self.remember("turned", WeakIdKeyDictionary)
+        if weight not in known or known[weight][0] != weight._version:
+            known[weight] = weight._version, weight.index_select(0, self.transpose[0])
+        return known[weight][1]
+
+    def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """``make()``, once for each key: what depends on the structure alone is computed when first needed."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
+
+    def to(self, *args, **kwargs) -> Edges:
+        moved = copy.copy(self)
+        moved.memo = {}
+        for name in ("src", "dst", "order", "rowptr"):
+            value = getattr(self, name)
+            setattr(moved, name, None if value is None else value.to(*args, **kwargs))
+        return moved
+
+
+class Plan:
+    """A graph under a schedule, laid out for the engine. Made by :func:`plan`.
+
+    Attributes:
+        level ``(N,)`` int64: the level of each node, in the user's order.
+        node_order ``(N,)`` int64 or None: the user's node at each position; None if the user's order is level order.
+        node_counts: the number of nodes of each level, as Python integers.
+        edges: ``{edge type: Edges}``.
+        schedule: the schedule that gave the levels.
+    """
+
+    def __init__(self, relations: dict[str, Tensor], size: Size, level: Tensor, schedule: Schedule, reads_old: bool):
+        self.schedule, self.level, self.reads_old = schedule, level, reads_old
+        self.num_src, self.num_nodes = size if isinstance(size, tuple) else (size, size)
+        self.memo: dict[Hashable, Any] = {}
+        self.node_order = self.node_position = None
+        self.node_counts = torch.bincount(level).tolist() if self.num_nodes else [0]
+        if len(self.node_counts) > 1 and bool((level[1:] < level[:-1]).any()):
+            self.node_order = torch.argsort(level, stable=True)
+            self.node_position = torch.empty_like(self.node_order).scatter_(0, self.node_order, _arange(level))
+        self.edges = {name: self._edges(edge_index) for name, edge_index in relations.items()}
+
+    def _edges(self, edge_index: Tensor) -> Edges:
+        src, dst = (edge_index[1], edge_index[0]) if self.schedule.turned else (edge_index[0], edge_index[1])
+        if self.node_position is not None:
+            src, dst = self.node_position[src], self.node_position[dst]
+        bounds = [0]
+        for count in self.node_counts:
+            bounds.append(bounds[-1] + count)
+        return Edges(src, dst, self.num_src, self.num_nodes).cut(bounds)
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.node_counts)
+
+    @property
+    def num_edges(self) -> int:
+        return sum(len(edges) for edges in self.edges.values())
+
+    @property
+    def bipartite(self) -> bool:
+        """Whether sources and targets are two different sets of nodes."""
+        return self.num_src != self.num_nodes
+
+    @property
+    def flat(self) -> Plan:
+        """The same graph with all nodes on one level, for layers without state."""
+        if self.num_levels == 1:
+            return self
+
+        def build():
+            relations = {kind: self.edge_index(kind) for kind in self.edges}
+            return Plan(relations, self.num_nodes, torch.zeros_like(self.level), schedules.synchronous, True)
+
+        return self.remember("flat", build)
+
+    def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """``make()``, once for each key."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
+
+    def edge_index(self, kind: str = "") -> Tensor:
+        """The edges of one type as the user gave them, turned if the schedule turns them."""
+        edges = self.edges[kind]
+        src, dst = edges.unplace(edges.src), edges.unplace(edges.dst)
+        if self.node_order is not None:
+            src, dst = self.node_order[src], self.node_order[dst]
+        return torch.stack([src, dst])
+
+    def place(self, values: Tensor) -> Tensor:
+        """Node values in the user's order -> in level order."""
+        return values if self.node_order is None else values.index_select(0, self.node_order)
+
+    def unplace(self, values: Tensor) -> Tensor:
+        """Node values in level order -> in the user's order."""
+        return values if self.node_position is None else values.index_select(0, self.node_position)
+
+    def to(self, *args, **kwargs) -> Plan:
+        """The plan with its tensors moved, as ``Tensor.to``; called by ``Batch.to`` when the plan is a field of a batch."""
+        moved = copy.copy(self)
+        moved.memo = {}
+        for name in ("level", "node_order", "node_position"):
+            value = getattr(self, name)
+            setattr(moved, name, None if value is None else value.to(*args, **kwargs))
+        moved.edges = {name: edges.to(*args, **kwargs) for name, edges in self.edges.items()}
+        return moved
+
+    def __repr__(self) -> str:
+        return f"Plan({self.schedule}, nodes={self.num_nodes}, edges={self.num_edges}, levels={self.num_levels})"
+
+
+def plan(
+    graph: Any, schedule: str | Schedule | Tensor = "synchronous", num_nodes: Size | None = None, owner: str = "plan"
+) -> Plan:
+    """Checks a graph, gives its nodes levels and lays it out for the engine.
+
+    Every layer takes a plan wherever it takes an ``edge_index``. A layer that is given an ``edge_index`` plans it and keeps
+    the plan for as long as that tensor lives unchanged, so planning by hand is for data loaders and for timing.
+
+    Args:
+        graph: ``Data`` or ``Batch``, edge_index ``(2, E)`` int64, or ``{edge type: edge_index}``.
+        schedule: a name, a schedule, or a tensor of levels.
+        num_nodes: needed unless the graph knows; ``(sources, targets)`` for a bipartite graph.
+
+    Raises:
+        ValueError: an edge leaves the graph, ``edge_index`` is not ``(2, E)``, values of the schedule do not fit the graph.
+        TypeError: ``edge_index`` is no int64 tensor.
+        CycleError: the schedule is topological and the graph has a cycle.
+
+    Example:
+        >>> from torch_geometric.data import Data
+        >>> plan(Data(edge_index=torch.tensor([[0, 1], [2, 2]]), num_nodes=3), "topological")
+        Plan(topological, nodes=3, edges=2, levels=2)
+    """
+    if isinstance(graph, Plan):
+        return graph
+    rule = schedules.get(schedule).bind(graph)
+    relations = edges_of(graph)
+    size = nodes_of(graph, num_nodes, owner)
+    if isinstance(size, tuple) and size[0] == size[1] and rule.name != "synchronous":
+        size = size[0]
+    if isinstance(size, tuple) and rule.name != "synchronous":
+        raise ValueError(f"{owner}: {size[0]} sources and {size[1]} targets are a bipartite graph, which runs 'synchronous' only.")
+    turned_size = (size[1], size[0]) if isinstance(size, tuple) and rule.turned else size
+    for name, edge_index in relations.items():
+        check_edges(f"{owner} (edge type {name!r})" if name else owner, edge_index, size)
+    num_targets = turned_size[1] if isinstance(turned_size, tuple) else turned_size
+    first = next(iter(relations.values()))
+    if rule.name == "synchronous":
+        return Plan(relations, turned_size, first.new_zeros(num_targets), rule, True)
+    joined = first if len(relations) == 1 else torch.cat(list(relations.values()), dim=1)
+    src, dst = (joined[1], joined[0]) if rule.turned else (joined[0], joined[1])
+    level = rule.levels(src, dst, num_targets, graph)
+    reads_old = rule.name != "topological" and bool((level[src] >= level[dst]).any())
+    return Plan(relations, turned_size, level, rule, reads_old)
+
+
+_plans = WeakIdKeyDictionary()
+
+
+def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str) -> Plan:
+    """The plan of an edge_index that is kept as long as the tensor lives and is not written to."""
+    if isinstance(graph, Plan):
+        return graph
+    anchor = graph if isinstance(graph, Tensor) else next(iter(edges_of(graph).values()))
+    if not isinstance(anchor, Tensor) or torch.is_inference(anchor):
+        return plan(graph, schedule, num_nodes, owner)
+    key = (_state(graph), schedule.key, num_nodes)
+    known = _plans.setdefault(anchor, {})
+    if key not in known:
+        for stale in [k for k in known if k[0] != key[0]]:
+            del known[stale]
+        known[key] = plan(graph, schedule, num_nodes, owner)
+    return known[key]
+
+
+def _state(graph: Any) -> tuple:
+    """Changes when an edge_index is replaced by another tensor or written to."""
+    return tuple((name, id(edge_index), edge_index._version) for name, edge_index in edges_of(graph).items())
+
+
+def pointers(index: Tensor, size: int) -> Tensor:
+    """``(size + 1,)`` offsets of the runs of equal values in a sorted index."""
+    ptr = index.new_zeros(size + 1)
+    torch.cumsum(torch.bincount(index, minlength=size), 0, out=ptr[1:])
+    return ptr
+
+
+def _arange(like: Tensor) -> Tensor:
+    return torch.arange(like.numel(), device=like.device)
