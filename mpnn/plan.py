@@ -95,6 +95,9 @@ class Edges:
             self.memo[key] = make()
         return self.memo[key]
 
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"memo": {}}
+
     def to(self, *args, **kwargs) -> Edges:
         moved = copy.copy(self)
         moved.memo = {}
@@ -181,6 +184,9 @@ class Plan:
     def unplace(self, values: Tensor) -> Tensor:
         """Node values in level order -> in the user's order."""
         return values if self.node_position is None else values.index_select(0, self.node_position)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"memo": {}}
 
     def to(self, *args, **kwargs) -> Plan:
         """The plan with its tensors moved, as ``Tensor.to``; called by ``Batch.to`` when the plan is a field of a batch."""
