@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mpnn.hooks import MISSING, Argument, Hook
-from mpnn.kernels import weigh
+from mpnn.kernels import flat, shaped, weigh
 
 
 class Call:
@@ -133,9 +133,9 @@ def aggregate(layer, sent: Any, segment) -> Any:
 
 
 def _with_module(aggr, values: Tensor, segment) -> Tensor:
-    flat = values.reshape(values.shape[0], -1)
-    out = aggr(flat, index=segment.index, dim_size=segment.num_nodes, dim=0)
-    return out.view(-1, *values.shape[1:]) if out.shape[1:] == flat.shape[1:] else out
+    rows = flat(values)
+    out = aggr(rows, index=segment.index, dim_size=segment.num_nodes, dim=0)
+    return shaped(out, values) if out.shape[1:] == rows.shape[1:] else out
 
 
 def each(function, value: Any) -> Any:

@@ -341,7 +341,8 @@ class SpMM(Wavefront):
         value = self.call.value(self.hooks.value, self.hooks.value.arguments[0], kind)
         weight = weights(self.layer, self.hooks, arguments, segment)
         if self.layer.aggr == "mean":
-            weight = kernels.mean_weight(edges, value) if weight is None else kernels.mean_weight(edges, weight) * weight
+            mean = kernels.mean_weight(edges, value)
+            weight = mean if weight is None else kernels.weigh(mean, weight)
         return None, kernels.weighted_sum(edges, weight, value)
 
 

@@ -116,7 +116,7 @@ class GAT(_Attention):
         return self.propagate(graph, x=x, src=src, dst=dst, hidden=hidden)
 
     def attention(self, src_j, dst_i, hidden):
-        score = F.leaky_relu(src_j + dst_i, self.negative_slope)
+        score = F.leaky_relu(src_j + dst_i, self.negative_slope, inplace=True)
         return score if hidden is None else score + hidden
 
 
