@@ -203,7 +203,7 @@ def _kind(graph: _Graph) -> str:
 
 
 def _shapes(graph: _Graph) -> list[str]:
-    """``["chain", "tree"]`` for a set of chains, ``["tree"]`` for other forests with all edges towards roots or away."""
+    """``["chain", "tree"]`` for a set of chains, ``["tree"]`` for other forests with all edges to roots or away."""
     parts = _components(graph)
     if graph.num_nodes - graph.src.size != parts.max(initial=-1) + 1:
         return []
