@@ -1,0 +1,316 @@
+"""Tree-LSTM on many trees at once, and long chains: models in which nodes fire in the order of the graph.
+
+- ``trees``: a child-sum Tree-LSTM (Tai, Socher & Manning 2015, eq. 2-8) with an input at every node and 150 hidden
+  features, on 256 random binary trees of 20 to 40 leaves; forward and backward from a dense gradient of every node's h.
+  The reference is its matrix products alone, each as a single batch over all nodes or edges: W (4H wide) on all nodes,
+  U (3H) on the inner ones, U_f (H) on the edges, and both backward products of U and U_f (of W that of the weights).
+- ``chains``: the same cell on chains of growing length through the generic path, to see whether time and memory grow
+  linearly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+from _harness import Absent, Case, Contender, Step, main, peer
+from torch import Tensor
+
+import mpnn
+
+
+@dataclass
+class Forest:
+    """Trees as one graph, child -> parent; parents have higher levels. Nodes are numbered at random."""
+
+    edge_index: Tensor  # (2, E)
+    level: Tensor  # (N,) height above the leaves
+    hidden: int
+
+    def __post_init__(self):
+        generator = torch.Generator().manual_seed(1)
+        n, h = self.level.numel(), self.hidden
+        draw = partial(torch.randn, generator=generator)
+        self.x, self.grad = draw(n, h), draw(n, h)
+        scale = 1 / math.sqrt(h)
+        # blocks i, o, g, f of W and b; i, o, g of U; the forget gate's own U
+        self.weights = [draw(4 * h, h) * scale, draw(3 * h, h) * scale, draw(h, h) * scale, draw(4 * h) * scale]
+
+    @property
+    def num_nodes(self) -> int:
+        return self.level.numel()
+
+    @cached_property
+    def inner(self) -> int:
+        """Number of nodes with children."""
+        return self.edge_index[1].unique().numel()
+
+
+def forest(count: int, fewest: int, most: int, hidden: int) -> Forest:
+    """Binary trees grown by joining two random roots until one is left."""
+    generator = np.random.default_rng(0)
+    edges, level = [], []
+    for _ in range(count):
+        leaves = int(generator.integers(fewest, most + 1))
+        roots = list(range(len(level), len(level) + leaves))
+        level += [0] * leaves
+        while len(roots) > 1:
+            pair = [roots.pop(int(generator.integers(len(roots)))) for _ in range(2)]
+            edges += [(child, len(level)) for child in pair]
+            roots.append(len(level))
+            level.append(1 + max(level[child] for child in pair))
+    name = torch.from_numpy(generator.permutation(len(level)))
+    renamed = torch.empty(len(level), dtype=torch.long)
+    renamed[name] = torch.tensor(level)
+    return Forest(name[torch.tensor(edges).t()], renamed, hidden)
+
+
+def chain(length: int, hidden: int) -> Forest:
+    node = torch.arange(length)
+    return Forest(torch.stack([node[:-1], node[1:]]), node, hidden)
+
+
+def training_step(trees: Forest, parameters: list[Tensor], forward: Callable[[], Tensor], back=None) -> Step:
+    """Forward and backward; ``back`` puts the rows of the result into the order of the nodes, for the comparison."""
+    shapes = [w.shape for w in trees.weights]
+    grad = trees.grad if back is None else torch.empty_like(trees.grad).index_copy_(0, back, trees.grad)
+
+    def step():
+        for parameter in parameters:
+            parameter.grad = None
+        h = forward()
+        h.backward(grad)
+        out = h.detach()
+        return [
+            out if back is None else out[back],
+            *(p.grad.reshape(s) for p, s in zip(parameters, shapes, strict=True)),
+        ]
+
+    return step
+
+
+def leaves(weights: list[Tensor]) -> list[Tensor]:
+    return [weight.clone().requires_grad_() for weight in weights]
+
+
+# mpnn ---------------------------------------------------------------------------------------------------------------
+
+
+def tree_lstm(weights: list[Tensor]) -> mpnn.MessagePassing:
+    """The cell, written as a user would."""
+
+    class ChildSumTreeLSTM(mpnn.MessagePassing):
+        state = ("h", "c")
+        schedule = "topological"
+
+        def __init__(self):
+            super().__init__()
+            self.w, self.u, self.u_f, self.b = (torch.nn.Parameter(weight.clone()) for weight in weights)
+            self.hidden_features = self.u_f.shape[0]
+
+        def forward(self, x, edge_index):
+            z, z_f = torch.addmm(self.b, x, self.w.t()).split([3 * self.hidden_features, self.hidden_features], dim=1)
+            return self.propagate(edge_index, z=z, z_f=z_f)[0]
+
+        def message(self, h_j, c_j, z_f_i):
+            return h_j, torch.sigmoid(torch.addmm(z_f_i, h_j, self.u_f.t())) * c_j
+
+        def update(self, z, message=None):
+            if message is None:
+                i, o, g = z.chunk(3, dim=1)
+                c = torch.sigmoid(i) * torch.tanh(g)
+            else:
+                h_sum, fc_sum = message
+                i, o, g = torch.addmm(z, h_sum, self.u.t()).chunk(3, dim=1)
+                c = torch.sigmoid(i) * torch.tanh(g) + fc_sum
+            return torch.sigmoid(o) * torch.tanh(c), c
+
+    return ChildSumTreeLSTM()
+
+
+def mpnn_step(trees: Forest) -> Step:
+    if not hasattr(mpnn, "MessagePassing"):
+        raise Absent("mpnn has no MessagePassing yet")
+    model = tree_lstm(trees.weights)
+    parameters = [model.w, model.u, model.u_f, model.b]
+    return training_step(trees, parameters, partial(model, trees.x, trees.edge_index))
+
+
+def chain_step(length: int, hidden: int) -> Step:
+    step = mpnn_step(chain(length, hidden))
+
+    def forced():
+        with mpnn.engine("wavefront"):
+            return step()
+
+    return forced
+
+
+# Peers --------------------------------------------------------------------------------------------------------------
+
+
+def level_step(trees: Forest) -> Step:
+    """A loop over levels in plain torch, as one would write it for trees: each state moves once.
+
+    Nodes are sorted by level and then by the level of their parent. A level's states are split by the parent's level,
+    and joined with the other children's right before that level fires. Works where no node has two parents.
+    """
+    w, u, u_f, b = parameters = leaves(trees.weights)
+    num_levels, n = int(trees.level.max()) + 1, trees.num_nodes
+    parent = torch.full((n,), -1)
+    parent[trees.edge_index[0]] = trees.edge_index[1]
+    above = torch.where(parent >= 0, trees.level[parent], num_levels)
+    order = torch.argsort(trees.level * (num_levels + 1) + above, stable=True)
+    position = torch.argsort(order)
+    table = torch.bincount(trees.level * (num_levels + 1) + above, minlength=num_levels * (num_levels + 1))
+    chunks = table.view(num_levels, num_levels + 1).tolist()
+    counts = [sum(row) for row in chunks]
+    starts = np.cumsum([0, *counts])
+    above = above[order]
+    owner = position[parent[order]]  # of each child, its parent's place; the last ones have none
+    of = [owner[(above == m)] - starts[m] for m in range(num_levels)]  # children of a level, in level order
+    x = trees.x[order]
+
+    def forward():
+        z = torch.addmm(b, x, w.t()).split(counts)
+        waiting = [[] for _ in range(num_levels + 1)]
+        out = []
+        for m in range(num_levels):
+            gates, forget = z[m][:, : 3 * trees.hidden], z[m][:, 3 * trees.hidden :]
+            total = 0
+            if waiting[m]:
+                h_child, c_child = (torch.cat(parts) for parts in zip(*waiting[m], strict=True))
+                f = torch.sigmoid(torch.addmm(forget[of[m]], h_child, u_f.t()))
+                h_sum = h_child.new_zeros(counts[m], trees.hidden).index_add(0, of[m], h_child)
+                total = h_child.new_zeros(counts[m], trees.hidden).index_add(0, of[m], f * c_child)
+                gates = torch.addmm(gates, h_sum, u.t())
+            i, o, g = gates.chunk(3, dim=1)
+            c = torch.sigmoid(i) * torch.tanh(g) + total
+            h = torch.sigmoid(o) * torch.tanh(c)
+            for k, (h_part, c_part) in enumerate(zip(h.split(chunks[m]), c.split(chunks[m]), strict=True)):
+                if h_part.shape[0]:
+                    waiting[k].append((h_part, c_part))
+            out.append(h)
+        return torch.cat(out)
+
+    return training_step(trees, parameters, forward, back=position)
+
+
+def package_step(trees: Forest) -> Step:
+    """The package pytorch-tree-lstm: (parent, child) pairs sorted by parent, and the levels of nodes and parents."""
+    model = peer("treelstm").TreeLSTM(trees.hidden, trees.hidden)
+    w, u, u_f, b = (weight.clone() for weight in trees.weights)
+    h = trees.hidden
+    layers = [model.W_iou, model.U_iou, model.W_f, model.U_f]
+    for layer, value in zip(layers, [w[: 3 * h], u, w[3 * h :], u_f], strict=True):
+        layer.weight.data.copy_(value)
+    model.W_iou.bias.data.copy_(b[: 3 * h])
+    model.W_f.bias.data.copy_(b[3 * h :])
+    adjacency = trees.edge_index[:, trees.edge_index[1].argsort()].flip(0).t().contiguous()
+    order = trees.level[adjacency[:, 0]]
+
+    def step():
+        model.zero_grad(set_to_none=True)
+        out, _ = model(trees.x, trees.level, adjacency, order)
+        out.backward(trees.grad)
+        grad_w = torch.cat([model.W_iou.weight.grad, model.W_f.weight.grad])
+        grad_b = torch.cat([model.W_iou.bias.grad, model.W_f.bias.grad])
+        return [out.detach(), grad_w, model.U_iou.weight.grad, model.U_f.weight.grad, grad_b]
+
+    return step
+
+
+def dgl_step(trees: Forest) -> Step:
+    """DGL's ``prop_nodes_topo`` with the cell as message, reduce and apply functions; its example's, with W_f x."""
+    dgl = peer("dgl")
+    graph = dgl.graph(tuple(trees.edge_index), num_nodes=trees.num_nodes)
+    w, u, u_f, b = parameters = leaves(trees.weights)
+    h = trees.hidden
+    fronts = dgl.topological_nodes_generator(graph)
+    zero = torch.zeros(trees.num_nodes, h)
+
+    def message(edges):
+        return {"h": edges.src["h"], "c": edges.src["c"]}
+
+    def reduce(nodes):
+        f = torch.sigmoid(nodes.data["z_f"][:, None] + nodes.mailbox["h"] @ u_f.t())
+        z = torch.addmm(nodes.data["z"], nodes.mailbox["h"].sum(1), u.t())
+        return {"z": z, "c": (f * nodes.mailbox["c"]).sum(1)}
+
+    def apply(nodes):
+        i, o, g = nodes.data["z"].chunk(3, dim=1)
+        c = torch.sigmoid(i) * torch.tanh(g) + nodes.data["c"]
+        return {"h": torch.sigmoid(o) * torch.tanh(c), "c": c}
+
+    def forward():
+        z = torch.addmm(b, trees.x, w.t())
+        with graph.local_scope():
+            graph.ndata.update({"z": z[:, : 3 * h], "z_f": z[:, 3 * h :], "h": zero, "c": zero})
+            graph.prop_nodes(fronts, message, reduce, apply_node_func=apply)
+            return graph.ndata["h"]
+
+    return training_step(trees, parameters, forward)
+
+
+# References ---------------------------------------------------------------------------------------------------------
+
+
+def gemm_step(trees: Forest) -> Step:
+    """The matrix products of a step, each as one batch: forward, gradient of the weights, gradient of the input."""
+    rows = [(trees.x, trees.weights[0])]
+    rows += [(trees.x[: trees.inner].clone(), trees.weights[1])]
+    rows += [(torch.randn(trees.edge_index.shape[1], trees.hidden), trees.weights[2])]
+
+    def step():
+        for k, (x, weight) in enumerate(rows):
+            y = x @ weight.t()
+            y.t() @ x
+            if k:  # x itself needs no gradient
+                y @ weight
+        return []
+
+    return step
+
+
+# Cases --------------------------------------------------------------------------------------------------------------
+
+
+def trees_case(smoke: bool) -> Case:
+    trees = forest(*((4, 3, 6, 8) if smoke else (256, 20, 40, 150)))
+    size = trees.num_nodes
+    title = (
+        f"Child-sum Tree-LSTM, {trees.hidden} hidden: {size:,} nodes, {trees.edge_index.shape[1]:,} edges, "
+        f"{int(trees.level.max()) + 1} levels; forward and backward."
+    )
+    return Case(
+        title,
+        [
+            Contender("mpnn", partial(mpnn_step, trees), "mpnn", size=size),
+            Contender("level-batched plain torch", partial(level_step, trees), size=size),
+            Contender("DGL prop_nodes", partial(dgl_step, trees), size=size),
+            Contender("pytorch-tree-lstm", partial(package_step, trees), size=size),
+            Contender("matrix products alone", partial(gemm_step, trees), "reference", agrees=False, size=size),
+        ],
+    )
+
+
+def chains_case(smoke: bool) -> Case:
+    lengths, hidden = ((20, 40), 8) if smoke else ((1250, 2500, 5000, 10000), 32)
+    contenders = [
+        Contender(f"mpnn, {n:,} nodes", partial(chain_step, n, hidden), "mpnn", agrees=False, size=n) for n in lengths
+    ]
+    return Case(
+        f"The same cell on one chain, {hidden} hidden, forced wavefront: as many levels as nodes.",
+        contenders,
+        slope=True,
+    )
+
+
+CASES = {"trees": trees_case, "chains": chains_case}
+
+if __name__ == "__main__":
+    main(__file__, __doc__, CASES)

@@ -1,0 +1,176 @@
+"""The benchmarks run; their harness refuses contenders that disagree, names absent ones, measures what it says."""
+
+import json
+import runpy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+FILES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+
+
+@pytest.fixture
+def harness(monkeypatch):
+    """The shared module, imported as the benchmarks do."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import _harness
+
+    return _harness
+
+
+@pytest.fixture
+def command(harness, monkeypatch, tmp_path):
+    """Runs cases as a benchmark file does and returns the JSON it writes."""
+
+    def run(file, cases, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(file), "--out", str(tmp_path / "out"), *arguments])
+        threads = torch.get_num_threads()
+        try:
+            harness.main(str(file), "A question.\n\nMore.", cases)
+        finally:
+            torch.set_num_threads(threads)
+        return json.loads((tmp_path / "out" / f"bench_{Path(file).stem}.json").read_text())
+
+    return run
+
+
+def contender(harness, name, step, **options):
+    return harness.Contender(name, lambda: step, **options)
+
+
+def by_name(found, case="case"):
+    return {row["name"]: row for row in found["cases"][case]["rows"]}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_benchmark_runs_and_writes_its_three_files(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, "--smoke", "--no-memory", "--threads", "1", "--out", str(tmp_path)])
+    monkeypatch.syspath_prepend(str(FOLDER))
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads((tmp_path / f"bench_{name}.json").read_text())
+    assert found["versions"]["torch"] and found["machine"] and found["cases"]
+    for case, result in found["cases"].items():
+        ours = [row for row in result["rows"] if row["role"] == "mpnn"]
+        assert all(len(row["wall"]) == 2 or row["absent"] for row in result["rows"]), case
+        assert any(row["wall"] for row in ours) or all(row["absent"].startswith("mpnn") for row in ours), case
+    assert f"# {found['title']}" in (tmp_path / f"bench_{name}.md").read_text()
+    assert (tmp_path / f"bench_{name}.png").stat().st_size > 1000
+
+
+def test_contenders_that_disagree_are_refused_by_name(harness, command):
+    ones = contender(harness, "first", lambda: [torch.ones(3)])
+    other = contender(harness, "second", lambda: [torch.tensor([1.0, 1.0, 1.1])])
+    with pytest.raises(harness.Disagreement, match="tensor 0 of second differs from that of first by 0.1"):
+        command("x.py", {"case": lambda smoke: harness.Case("t", [ones, other])}, "--smoke", "--no-memory")
+
+
+@pytest.mark.parametrize(
+    "result, words",
+    [([torch.ones(4)], "shape"), ([], "returned 0 tensors"), ([torch.tensor([1.0, 1.0, torch.nan])], "differs")],
+)
+def test_a_missing_tensor_a_wrong_shape_and_nan_are_disagreements(harness, result, words):
+    with pytest.raises(harness.Disagreement, match=words):
+        harness.compare("first", [torch.ones(3)], "second", result, 1e-3)
+
+
+def test_an_absent_peer_is_reported_and_the_others_are_timed(harness, command):
+    def make():
+        harness.peer("no_such_package")
+
+    here = contender(harness, "here", lambda: [torch.ones(2)], role="mpnn")
+    case = harness.Case("t", [harness.Contender("gone", make), here])
+    rows = by_name(command("x.py", {"case": lambda smoke: case}, "--smoke", "--no-memory"))
+    assert "no_such_package cannot be imported" in rows["gone"]["absent"] and not rows["gone"]["wall"]
+    assert len(rows["here"]["wall"]) == 2
+
+
+def test_a_contender_that_needs_more_memory_than_is_free_is_left_out(harness, command):
+    big = contender(harness, "big", lambda: [], needs=1e9)
+    rows = by_name(command("x.py", {"case": lambda smoke: harness.Case("t", [big])}, "--smoke", "--no-memory"))
+    assert "needs 1e+09 GB" in rows["big"]["absent"]
+
+
+def test_a_case_without_its_data_is_named_and_skipped(harness, command, capsys):
+    def build(smoke):
+        raise harness.Absent("the data set is not here")
+
+    found = command("x.py", {"case": build}, "--smoke")
+    assert found["cases"]["case"]["title"] == "skipped: the data set is not here"
+    assert "Skipped: the data set is not here." in capsys.readouterr().out
+
+
+def test_ratios_are_to_the_fastest_peer_and_the_first_reference(harness):
+    def row(name, role, *seconds):
+        return harness.Row(name, role, wall=list(seconds), cpu=list(seconds), foreign=[0.0] * len(seconds))
+
+    rows = [row("a", "mpnn", 2.0, 2.0, 8.0), row("b", "peer", 4.0), row("c", "peer", 5.0), row("d", "reference", 1.0)]
+    cells = [cell.strip() for cell in harness.table(rows)[3].split("|")]
+    assert cells[1] == "**a**" and cells[2:9] == ["2000", "2000-5000", "2000", "2000", "0.5", "0.5", "2"]
+
+
+def test_the_slope_of_linear_growth_is_one(harness):
+    rows = [harness.Row(str(n), "mpnn", size=n, wall=[1.0], cpu=[n * 1e-3]) for n in (10, 100, 1000)]
+    assert harness.slope(rows, lambda row: row.cpu[0]) == pytest.approx(1)
+    assert harness.slope(rows, lambda row: row.cpu[0] ** 2) == pytest.approx(2)
+
+
+def test_a_short_step_is_repeated_and_its_time_is_per_step(harness):
+    wall, cpu, _ = harness.turn(lambda: time.sleep(0.002), 0.05)
+    assert 0.002 <= wall < 0.02 and cpu < 0.002
+
+
+def test_child_processes_count_as_processor_time(harness):
+    busy = "import time\nwhile time.process_time() < 0.2: pass"
+    _, cpu, _ = harness.turn(lambda: subprocess.run([sys.executable, "-c", busy], check=True), 0.0)
+    assert cpu > 0.15
+
+
+WEIGHED = """
+import torch
+from _harness import Case, Contender, main
+
+def light():
+    spike = torch.ones(40 * 2**18)  # 40 MB in set-up only
+    del spike
+    return lambda: []
+
+def heavy():
+    def step():
+        return [torch.ones(60 * 2**18).sum()]  # 60 MB
+    return step
+
+def build(smoke):
+    return Case("t", [Contender(make.__name__, make, agrees=False) for make in (light, heavy)])
+
+main(__file__, "Memory.", {"case": build})
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the high-water mark can be reset on Linux only")
+def test_memory_is_what_a_step_takes_above_its_set_up(tmp_path):
+    file = tmp_path / "weighed.py"
+    file.write_text(WEIGHED)
+    run = [sys.executable, str(file), "--rounds", "1", "--threads", "1", "--out", str(tmp_path)]
+    subprocess.run(run, check=True, capture_output=True, env={"PYTHONPATH": str(FOLDER), "PATH": ""})
+    rows = by_name(json.loads((tmp_path / "bench_weighed.json").read_text()))
+    assert rows["light"]["step_mb"] < 10
+    assert 55 < rows["heavy"]["step_mb"] < 75
+
+
+def test_the_power_law_graph_has_no_loops_or_doubles_and_is_skewed(harness):
+    edge_index = harness.chung_lu(1000, 8000)
+    src, dst = edge_index
+    assert edge_index.shape == (2, 8000) and (src != dst).all()
+    assert (src * 1000 + dst).unique().numel() == 8000
+    degree = torch.bincount(dst, minlength=1000)
+    assert degree.max() > 8 * degree.float().mean()
+    assert torch.equal(edge_index, harness.chung_lu(1000, 8000))
