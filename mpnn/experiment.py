@@ -1,0 +1,92 @@
+"""What all scripts share: options, runs over seeds, and result rows beside the published figure."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+__all__ = ["Options", "over_seeds", "report", "start"]
+
+Config = TypeVar("Config", bound="Options")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that every script takes."""
+
+    seeds: int = 10
+    """Runs, with seeds 0, 1, ..."""
+    epochs: int = 1000
+    """The most epochs of a run."""
+    patience: int = 100
+    """Epochs without a better validation figure after which a run stops."""
+    threads: int = 1
+    """Threads of torch; one is quickest on small graphs."""
+    json: Path | None = None
+    """File for the results."""
+    out: Path = Path("out")
+    """Folder for pictures."""
+    picture: bool = True
+    """Whether to draw pictures."""
+    smoke: bool = False
+    """A run of seconds that shows that everything works, and claims nothing."""
+
+
+def start(config_class: type[Config], run: Callable[[Config], list[dict]]) -> None:
+    """Reads the command line, runs, and writes the rows; a missing data set ends the program with a plain message."""
+    import torch
+    import tyro
+
+    config = tyro.cli(config_class)
+    torch.set_num_threads(config.threads)
+    try:
+        rows = run(config)
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    if config.json:
+        config.json.parent.mkdir(parents=True, exist_ok=True)
+        config.json.write_text(json.dumps(rows, indent=1))
+
+
+def over_seeds(run: Callable[[int], float], config: Options, label: str) -> tuple[list[float], float]:
+    """``run(seed)`` for each seed, and the seconds it all took; the progress bar shows the mean so far."""
+    from tqdm import tqdm
+
+    from mpnn.train import seed_all
+
+    values: list[float] = []
+    began = time.perf_counter()
+    with tqdm(range(config.seeds), desc=label) as bar:
+        for seed in bar:
+            seed_all(seed)
+            values.append(run(seed))
+            bar.set_postfix_str(f"mean {statistics.fmean(values):.3f}")
+    return values, time.perf_counter() - began
+
+
+def report(
+    experiment: str, dataset: str, model: str, metric: str, values: list[float], seconds: float, published: float | None,
+    **more: Any,
+) -> dict:  # fmt: skip
+    """Prints one line and returns it as a row for the results file."""
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    row = {
+        "experiment": experiment,
+        "dataset": dataset,
+        "model": model,
+        "metric": metric,
+        "mean": round(statistics.fmean(values), 3),
+        "std": round(std, 3),
+        "seeds": len(values),
+        "published": published,
+        "seconds": round(seconds, 1),
+    }
+    beside = "no published figure" if published is None else f"published {published}"
+    print(f"{dataset} {model}: {metric} {row['mean']:.2f} +- {std:.2f} over {len(values)} seeds ({beside}), {seconds:.0f} s")
+    return row | more

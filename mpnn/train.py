@@ -1,0 +1,173 @@
+"""One training loop for all scripts, on ignite's engine: early stopping, the best state, checkpoints, progress.
+
+Whole-graph training is the case of one batch an epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Fit", "fit", "seed_all"]
+
+
+@dataclass
+class Fit:
+    """What :func:`fit` returns.
+
+    Attributes:
+        best: the metrics of the best epoch, and ``"epoch"`` (from 1).
+        history: the metrics of every epoch, by name.
+        epochs: epochs run.
+    """
+
+    best: dict[str, float] = field(default_factory=dict)
+    history: dict[str, list[float]] = field(default_factory=dict)
+    epochs: int = 0
+
+
+def seed_all(seed: int) -> None:
+    """Seeds Python, numpy and torch."""
+    from ignite.utils import manual_seed
+
+    manual_seed(seed)
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: Callable[[nn.Module, Any], Tensor],
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    better: Callable[[dict[str, float], dict[str, float]], bool] = lambda new, best: new["val"] > best["val"],
+    patience: int | None = None,
+    clip: float | None = None,
+    schedulers: Iterable[Any] = (),
+    checkpoint: str | Path | None = None,
+    progress: Callable[[dict[str, float]], None] | None = None,
+) -> Fit:
+    """Trains, keeps the parameters of the best epoch, and puts them back at the end.
+
+    Args:
+        model: left in evaluation mode, with the parameters of the best epoch.
+        batches: iterated once an epoch.
+        loss: the loss of a batch; the model is in training mode.
+        evaluate: metrics after an epoch; the model is in evaluation mode and no gradient is recorded.
+        optimizer: its parameters are the model's.
+        epochs: the most to run.
+        better: whether new metrics are better than the best so far; by default a higher ``"val"``.
+        patience: epochs without anything better after which to stop.
+        clip: the largest norm of the gradient; larger ones are scaled down to it.
+        schedulers: stepped after each epoch.
+        checkpoint: file to save to after each epoch, and to resume from if it is there: model, optimizer, schedulers, best
+            state, history and random state, so that the result is that of an uninterrupted run.
+        progress: called with the metrics after each epoch.
+
+    Raises:
+        FloatingPointError: the loss is nan or infinite; the message names the epoch.
+
+    Example:
+        >>> model, x = nn.Linear(1, 1), torch.ones(4, 1)
+        >>> mse = lambda m, x: (m(x) - 3).square().mean()
+        >>> done = fit(model, [x], mse, lambda m: {"val": -float(mse(m, x))}, torch.optim.SGD(model.parameters(), 0.1), 50)
+        >>> done.best["epoch"], bool(mse(model, x) < 1e-3)
+        (50, True)
+    """
+    from ignite.engine import Engine, Events
+
+    result, schedulers = Fit(), list(schedulers)
+    best_state = copy.deepcopy(model.state_dict())
+    waited = 0
+
+    def step(_, batch):
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(model, batch)
+        if not torch.isfinite(value):
+            raise FloatingPointError(
+                f"fit: the loss is {float(value)} in epoch {trainer.state.epoch}; lower the learning rate, or pass clip=1.0."
+            )
+        value.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+
+    trainer = Engine(step)
+
+    @trainer.on(Events.EPOCH_STARTED)
+    def _train(_):
+        model.train()
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def _evaluate(engine):
+        nonlocal waited
+        model.eval()
+        with torch.no_grad():
+            metrics = {name: float(value) for name, value in evaluate(model).items()}
+        for name, value in metrics.items():
+            result.history.setdefault(name, []).append(value)
+        result.epochs = engine.state.epoch
+        waited += 1
+        if not result.best or better(metrics, result.best):
+            result.best, waited = {**metrics, "epoch": engine.state.epoch}, 0
+            best_state.update({name: value.detach().clone() for name, value in model.state_dict().items()})
+        for scheduler in schedulers:
+            scheduler.step()
+        if checkpoint:
+            _save(Path(checkpoint), engine, model, optimizer, schedulers, best_state, result, waited)
+        if progress:
+            progress(metrics)
+        if patience is not None and waited >= patience:
+            engine.terminate()
+
+    if checkpoint and Path(checkpoint).exists():
+        waited, done = _resume(Path(checkpoint), model, optimizer, schedulers, best_state, result)
+        trainer.load_state_dict({"epoch": done, "epoch_length": _length(batches), "max_epochs": epochs})
+        if done >= epochs or (patience is not None and waited >= patience):
+            epochs = 0
+    if epochs:
+        trainer.run(batches, max_epochs=epochs)
+    model.load_state_dict(best_state)
+    model.eval()
+    return result
+
+
+def _length(batches: Iterable[Any]) -> int:
+    return len(batches) if hasattr(batches, "__len__") else sum(1 for _ in batches)
+
+
+def _save(path: Path, engine, model, optimizer, schedulers, best_state, result: Fit, waited: int) -> None:
+    """Writes beside the file and then takes its place, so that a kill never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    saved = {
+        "epoch": engine.state.epoch,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedulers": [s.state_dict() for s in schedulers],
+        "best_state": best_state,
+        "best": result.best,
+        "history": result.history,
+        "waited": waited,
+        "random": torch.get_rng_state(),
+    }
+    torch.save(saved, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def _resume(path: Path, model, optimizer, schedulers, best_state, result: Fit) -> tuple[int, int]:
+    saved = torch.load(path, weights_only=True)
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    for scheduler, state in zip(schedulers, saved["schedulers"], strict=True):
+        scheduler.load_state_dict(state)
+    best_state.update(saved["best_state"])
+    result.best, result.history, result.epochs = saved["best"], saved["history"], saved["epoch"]
+    torch.set_rng_state(saved["random"])
+    return saved["waited"], saved["epoch"]
+
