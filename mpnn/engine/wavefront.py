@@ -41,7 +41,8 @@ class _Open(torch.autograd.Function):
     @staticmethod
     def backward(ctx, _):
         kernels.refuse_double_backward(PATH)
-        return None, *ctx.buffer.grad
+        grad = ctx.buffer.grad if ctx.buffer.keeps_old else [None] * len(ctx.buffer.grad)  # what nobody read has none
+        return None, *grad
 
 
 class _Read(torch.autograd.Function):
