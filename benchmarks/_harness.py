@@ -462,8 +462,6 @@ def plot(path: Path, title: str, results: dict[str, tuple[Case | str, list[Row]]
 def write(folder: Path, name: str, title: str, head: dict, results: dict[str, tuple[Case | str, list[Row]]]) -> None:
     """JSON, markdown and picture."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = report(title, head, results)
-    print(text)
     cases = {
         key: {
             "title": case.title if isinstance(case, Case) else f"skipped: {case}",
@@ -472,7 +470,7 @@ def write(folder: Path, name: str, title: str, head: dict, results: dict[str, tu
         for key, (case, rows) in results.items()
     }
     (folder / f"bench_{name}.json").write_text(json.dumps({"title": title, **head, "cases": cases}, indent=1))
-    (folder / f"bench_{name}.md").write_text(text)
+    (folder / f"bench_{name}.md").write_text(report(title, head, results))
     plot(folder / f"bench_{name}.png", title, results)
 
 
@@ -528,11 +526,13 @@ def main(file: str, doc: str, cases: dict[str, Callable[[bool], Case]]) -> None:
     warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")
     if options.alone:
         return run_alone(cases[options.alone[0]](options.smoke), options.alone[1])
-    head = header(options)
+    head, title, results = header(options), doc.splitlines()[0].rstrip("."), {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ[CACHE] = folder
         try:
-            results = {name: run_case(file, name, cases[name], options) for name in options.cases}
+            for name in options.cases:
+                results[name] = run_case(file, name, cases[name], options)
+                write(options.out, Path(file).stem, title, head, results)  # a run that is stopped keeps what it has
         finally:
             del os.environ[CACHE]
-    write(options.out, Path(file).stem, doc.splitlines()[0].rstrip("."), head, results)
+    print(report(title, head, results))

@@ -108,6 +108,14 @@ def test_a_case_without_its_data_is_named_and_skipped(harness, command, capsys):
     assert "Skipped: the data set is not here." in capsys.readouterr().out
 
 
+def test_a_run_that_breaks_keeps_the_cases_before(harness, command, tmp_path):
+    case = harness.Case("t", [contender(harness, "here", lambda: [], role="mpnn")])
+    with pytest.raises(ZeroDivisionError):
+        command("x.py", {"good": lambda smoke: case, "bad": lambda smoke: 1 / 0}, "--smoke", "--no-memory")
+    found = json.loads((tmp_path / "out" / "bench_x.json").read_text())
+    assert list(found["cases"]) == ["good"] and by_name(found, "good")["here"]["wall"]
+
+
 def test_ratios_are_to_the_fastest_peer_and_the_first_reference(harness):
     def row(name, role, *seconds):
         return harness.Row(name, role, wall=list(seconds), cpu=list(seconds), foreign=[0.0] * len(seconds))
