@@ -83,7 +83,7 @@ class MessagePassing(nn.Module):
         cls.state = (cls.state,) if isinstance(cls.state, str) else tuple(cls.state)
         cls.hooks = read_hooks(cls, MessagePassing)
 
-    def __init__(self, aggr: str | nn.Module | None = None):
+    def __init__(self, aggr: str | nn.Module | None = None, readout: str | nn.Module | None = None):
         super().__init__()
         if not any(self.hooks.message.values()) and self.value is None:
             raise TypeError(
@@ -91,6 +91,8 @@ class MessagePassing(nn.Module):
                 "value = 'x' for messages that are a weight times x_j."
             )
         self.aggr, self.aggr_module = resolve(type(self).__name__, self.aggr if aggr is None else aggr)
+        if self.hooks.global_update is not None:
+            self.readout, self.readout_module = resolve(type(self).__name__, self.readout if readout is None else readout)
 
     def update(self, message):
         """The new state of a node; unless redefined, what it was sent."""
@@ -234,7 +236,7 @@ class MessagePassing(nn.Module):
             batch = call.like().new_zeros(call.plan.num_nodes, dtype=torch.long)
         graphs = call.num_graphs or next((v.shape[0] for v in given.values() if isinstance(v, Tensor) and v.dim()), None)
         graphs = graphs or (int(batch.max()) + 1 if batch.numel() else 1)
-        pool = resolve(type(self).__name__, self.readout)[1]
+        pool = self.readout_module
         ends = batch.index_select(0, call.plan.edge_index(next(iter(call.plan.edges)))[1])
         given["nodes"] = each(lambda v: pool(v, batch, dim_size=graphs, dim=0), nodes)
         given["edges"] = None if edges is None else each(lambda v: pool(v, ends, dim_size=graphs, dim=0), edges)

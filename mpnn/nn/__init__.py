@@ -1,7 +1,26 @@
 """Layers: each is a configuration of the one engine."""
 
+from mpnn.nn.aggr import LSTMAggregation
+from mpnn.nn.chebyshev import Chebyshev
 from mpnn.nn.gat import GAT, GATv2
 from mpnn.nn.gcn import GCN
+from mpnn.nn.gin import GIN
+from mpnn.nn.graph_network import GraphNetwork
+from mpnn.nn.mean import MeanNetwork
+from mpnn.nn.readout import EdgeReadout, GraphReadout, attention
 from mpnn.nn.sage import GraphSAGE
 
-__all__ = ["GAT", "GCN", "GATv2", "GraphSAGE"]
+__all__ = [
+    "Chebyshev",
+    "EdgeReadout",
+    "GAT",
+    "GCN",
+    "GIN",
+    "GATv2",
+    "GraphNetwork",
+    "GraphReadout",
+    "GraphSAGE",
+    "LSTMAggregation",
+    "MeanNetwork",
+    "attention",
+]

@@ -83,10 +83,12 @@ class GAT(_Attention):
         bias: whether to add b.
 
     Shape:
-        x ``(N, in_features)`` dense or sparse CSR, edge_index ``(2, E)`` -> ``(N, K * out_features)`` or ``(N, out_features)``.
+        x ``(N, in_features)`` dense or sparse CSR, edge_index ``(2, E)``
+        -> ``(N, K * out_features)``, or ``(N, out_features)`` of heads averaged.
 
     Attributes:
-        linear.weight ``(K * out_features, in_features)``, att_src, att_dst ``(K, out_features)``: Glorot uniform; bias: zeros.
+        linear.weight ``(K * out_features, in_features)``, att_src, att_dst ``(K, out_features)``: Glorot uniform; bias:
+        zeros.
 
     Raises:
         ValueError: x has another width.
@@ -131,15 +133,17 @@ class GATv2(_Attention):
     Deviations: biases on both products, as in torch_geometric. A loop that a node has already is not doubled.
 
     Args:
-        in_features, out_features, heads, concat, dropout, negative_slope, self_loops, bias: as :class:`GAT`; ``bias`` also for
-            the two products.
+        in_features, out_features, heads, concat, dropout, negative_slope, self_loops, bias: as :class:`GAT`; ``bias``
+            also for the two products.
         share: use one matrix for both ends.
 
     Shape:
-        x ``(N, in_features)`` dense or sparse CSR, edge_index ``(2, E)`` -> ``(N, K * out_features)`` or ``(N, out_features)``.
+        x ``(N, in_features)`` dense or sparse CSR, edge_index ``(2, E)``
+        -> ``(N, K * out_features)``, or ``(N, out_features)`` of heads averaged.
 
     Attributes:
-        source.weight, target.weight ``(K * out_features, in_features)``, att ``(K, out_features)``: Glorot uniform; biases: zeros.
+        source.weight, target.weight ``(K * out_features, in_features)``, att ``(K, out_features)``: Glorot uniform;
+        biases: zeros.
 
     Raises:
         ValueError: x has another width.

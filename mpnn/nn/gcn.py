@@ -21,8 +21,8 @@ class GCN(MessagePassing):
         H' = \hat D^{-1/2} \hat A \hat D^{-1/2} X W + b, \qquad
         h_i' = \sum_{j \to i} \frac{w_{ji}}{\sqrt{\hat d_j \hat d_i}} W x_j + b
 
-    where :math:`\hat A = A + I` and :math:`\hat d_i = \sum_j \hat w_{ji}` is summed over the edges into i. A node that has a loop
-    already keeps that loop's weight; of several, the last counts.
+    where :math:`\hat A = A + I` and :math:`\hat d_i = \sum_j \hat w_{ji}` is summed over the edges into i. A node that
+    has a loop already keeps that loop's weight; of several, the last counts.
 
     Source: Kipf & Welling 2017, arXiv:1609.02907, eq. 2.
     Deviations: the paper's graphs are undirected; on directed ones both degrees are in-degrees, as in torch_geometric.
@@ -34,7 +34,8 @@ class GCN(MessagePassing):
         bias: whether to add b.
 
     Shape:
-        x ``(N, in_features)`` dense or sparse CSR, edge_index ``(2, E)``, edge_weight ``(E,)`` -> ``(N, out_features)``.
+        x ``(N, in_features)`` dense or sparse CSR, edge_index ``(2, E)``, edge_weight ``(E,)``
+        -> ``(N, out_features)``.
 
     Attributes:
         linear.weight ``(out_features, in_features)``, Glorot uniform; bias ``(out_features,)``, zeros.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mpnn.features import Linear, is_sparse
@@ -20,14 +19,15 @@ class GraphSAGE(MessagePassing):
         h_i' = W_{nb}\, \mathrm{Aggr}_{j \to i}\, x_j + W_{own}\, x_i + b
 
     Source: Hamilton, Ying & Leskovec 2017, arXiv:1706.02216, algorithm 1, line 5, with W = [W_own, W_nb].
-    Deviations: all neighbours count, none is sampled; nonlinearity and the scaling to unit length (line 7) are left to the
-    caller. The aggregate of a node without neighbours is 0. ``"max"`` is the elementwise maximum of the neighbours' features,
-    without the layer that the paper's pooling aggregator puts before it, as in torch_geometric.
+    Deviations: all neighbours count, none is sampled; nonlinearity and the scaling to unit length (line 7) are left to
+    the caller. The aggregate of a node without neighbours is 0. ``"max"`` is the elementwise maximum of the neighbours'
+    features, without the layer that the paper's pooling aggregator puts before it, as in torch_geometric.
 
     Args:
         in_features: width of ``x``.
         out_features: width of the result.
-        aggr: ``"mean"``, ``"max"``, ``"sum"``, ``"lstm"`` (over neighbours in the order of their edges), or any aggregation.
+        aggr: ``"mean"``, ``"max"``, ``"sum"``, ``"lstm"`` (over neighbours in the order of their edges), or any
+            aggregation.
         bias: whether to add b.
 
     Shape:
@@ -35,12 +35,14 @@ class GraphSAGE(MessagePassing):
         -> ``(N, out_features)``.
 
     Attributes:
-        neighbour.weight, own.weight ``(out_features, in_features)``; neighbour.bias ``(out_features,)``: as ``torch.nn.Linear``.
+        neighbour.weight, own.weight ``(out_features, in_features)``; neighbour.bias ``(out_features,)``: as
+        ``torch.nn.Linear``.
 
     Raises:
         ValueError: x has another width.
 
     Example:
+        >>> import torch
         >>> GraphSAGE(3, 2)(torch.ones(4, 3), torch.tensor([[0, 1], [1, 2]])).shape
         torch.Size([4, 2])
     """

@@ -1,0 +1,115 @@
+"""Readouts: from node values to values of edges and of graphs. Of nodes, any module on rows is one: ``nn.Linear(8,
+3)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn.aggr import AttentionalAggregation
+from torch_geometric.nn.inits import reset
+
+from mpnn.aggr import resolve
+from mpnn.plan import Plan
+
+__all__ = ["EdgeReadout", "GraphReadout", "attention"]
+
+
+class EdgeReadout(nn.Module):
+    r"""A value for each edge from its two ends.
+
+    .. math::
+        y_{ji} = f(x_j, x_i)
+
+    Source: the general form of Gilmer et al. 2017, arXiv:1704.01212, and Battaglia et al. 2018, arXiv:1806.01261.
+    Deviations: f sees the two ends only. To let it see edge values too, use :class:`GraphNetwork`.
+
+    Args:
+        f: a module, or any function, of two arguments: the rows of the sources and those of the targets; of torch's
+            own, ``nn.Bilinear`` or ``nn.CosineSimilarity``.
+
+    Shape:
+        x ``(N, F)``, edge_index ``(2, E)``, of any pairs of nodes -> what ``f`` makes of ``(E, F)`` and ``(E, F)``.
+
+    Example:
+        >>> EdgeReadout(nn.Bilinear(3, 3, 1))(torch.ones(4, 3), torch.tensor([[0, 1], [1, 2]])).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def reset_parameters(self) -> None:
+        reset(self.f)
+
+    def forward(self, x: Tensor, edge_index: Any) -> Tensor:
+        src, dst = edge_index.edge_index() if isinstance(edge_index, Plan) else edge_index
+        return self.f(x.index_select(0, src), x.index_select(0, dst))
+
+
+class GraphReadout(nn.Module):
+    r"""A value for each graph from all its nodes.
+
+    .. math::
+        y = f\big(\mathrm{Aggr}_i\, x_i\big)
+
+    Source: the readout of Gilmer et al. 2017, arXiv:1704.01212, eq. 3. Deviations: none.
+
+    Args:
+        aggr: ``"sum"``, ``"mean"``, ``"max"``, :func:`attention`, or any other aggregation of
+            ``torch_geometric.nn.aggr`` but those whose result for a graph depends on the other graphs of its batch.
+        f: a module on rows; None for none.
+
+    Shape:
+        x ``(N, F)``, batch ``(N,)`` the graph of each node (None if there is only one) -> what ``f`` makes of
+        ``(B, F)``. The number of graphs is ``num_graphs``, or else read from ``batch``. Of a graph without nodes the
+        sum, mean, max and attention are 0, and no gradient flows.
+
+    Raises:
+        ValueError: the aggregation is unknown or refused.
+
+    Example:
+        >>> GraphReadout("mean", nn.Linear(3, 2))(torch.ones(4, 3), batch=torch.tensor([0, 0, 1, 1])).shape
+        torch.Size([2, 2])
+    """
+
+    def __init__(self, aggr: str | nn.Module = "sum", f: nn.Module | None = None):
+        super().__init__()
+        self.name, self.aggr = resolve("GraphReadout", aggr)
+        self.f = f
+
+    def reset_parameters(self) -> None:
+        reset(self.aggr)
+        reset(self.f)
+
+    def forward(self, x: Tensor, batch: Tensor | None = None, num_graphs: int | None = None) -> Tensor:
+        if batch is None:
+            batch, num_graphs = x.new_zeros(x.shape[0], dtype=torch.long), 1
+        pooled = self.aggr(x, index=batch, dim_size=num_graphs, dim=0)
+        return pooled if self.f is None else self.f(pooled)
+
+
+def attention(features: int, out_features: int | None = None) -> AttentionalAggregation:
+    r"""An aggregation in which the nodes of a graph compete to be seen.
+
+    .. math::
+        y = \sum_i \mathrm{softmax}_i(a^T x_i)\, V x_i
+
+    Source: the gated readout of Li, Tarlow, Brockschmidt & Zemel 2016, arXiv:1511.05493, eq. 7.
+    Deviations: the gate is a softmax over the nodes of a graph, as in torch_geometric's ``AttentionalAggregation``,
+    which this makes; in the paper it is a logistic function of each node alone, and tanh stands around the sum and
+    around V x. The gate has no bias, which a softmax would not see.
+
+    Args:
+        features: width of ``x``.
+        out_features: rows of V; None for no V.
+
+    Example:
+        >>> GraphReadout(attention(3))(torch.ones(4, 3))
+        tensor([[1., 1., 1.]], grad_fn=...)
+    """
+    return AttentionalAggregation(
+        nn.Linear(features, 1, bias=False), out_features and nn.Linear(features, out_features)
+    )

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from compare import assert_golden, assert_same, randomised
+from torch_geometric.nn import GCNConv
+from zoo import graphs
+
+import mpnn
+
+
+def paper_gcn(layer, x, edge_index, edge_weight):  # arXiv:1609.02907, eq. 2: A_hat = A + I, one entry at a time
+    N, W, b = x.shape[0], layer.linear.weight, layer.bias
+    A = [[0.0] * N for _ in range(N)]
+    for e, (j, i) in enumerate(edge_index.t().tolist()):
+        if i == j:
+            A[i][i] = 1.0 * edge_weight[e]
+        else:
+            A[i][j] = A[i][j] + edge_weight[e]
+    d = []
+    for i in range(N):
+        if not any((edge_index[0] == i) & (edge_index[1] == i)):
+            A[i][i] = 1.0
+        d.append(sum(A[i]))
+    return [sum(A[i][j] / (d[i] * d[j]) ** 0.5 * (W @ x[j]) for j in range(N)) + b for i in range(N)]
+
+
+@pytest.mark.parametrize("name", graphs())
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gcn_is_the_papers_formula(name, weighted):
+    data = graphs()[name]
+    layer = randomised(mpnn.nn.GCN(3, 2))
+    x = torch.randn(data.num_nodes, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(data.num_edges, dtype=torch.float64, requires_grad=True)
+    ours = layer(x, data.edge_index, weight if weighted else None)
+    rows = paper_gcn(layer, x, data.edge_index, weight if weighted else torch.ones_like(weight))
+    theirs = torch.stack(rows) if rows else x.new_zeros(0, 2)
+    assert_same(ours, theirs, [x, weight, *layer.parameters()], what=name)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gcn_is_the_product_of_matrices(weighted):
+    data = graphs()["complete"]
+    layer = randomised(mpnn.nn.GCN(3, 2))
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    weight = (
+        torch.rand(data.num_edges, dtype=torch.float64) if weighted else torch.ones(data.num_edges, dtype=torch.float64)
+    )
+    A = torch.eye(4, dtype=torch.float64)
+    A[data.edge_index[1], data.edge_index[0]] = weight
+    D = torch.diag(A.sum(1).rsqrt())
+    ours = layer(x, data.edge_index, weight if weighted else None)
+    assert_same(ours, D @ A @ D @ x @ layer.linear.weight.t() + layer.bias, [x, *layer.parameters()])
+
+
+@pytest.mark.parametrize("options", [{}, {"self_loops": False}, {"bias": False}], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gcn_equals_torch_geometric(options, weighted):
+    names = {"linear.weight": "lin.weight"} | ({} if options.get("bias") is False else {"bias": "bias"})
+    for name, data in graphs().items():
+        if not data.num_nodes or (weighted and name == "double loop"):
+            continue  # there, of two loops on a node, the weight that does not count has a gradient all the same
+        ours = mpnn.nn.GCN(3, 5, **options).double()
+        theirs = GCNConv(3, 5, add_self_loops=options.get("self_loops", True), bias=options.get("bias", True)).double()
+        x = torch.randn(data.num_nodes, 3, dtype=torch.float64)
+        weight = [torch.rand(data.num_edges, dtype=torch.float64)] if weighted else []
+        assert_golden(ours, theirs, names, x, data.edge_index, *weight, what=name)
+
+
+def test_wrong_number_of_weights_is_refused_with_their_shape():
+    data = graphs()["tree"]
+    with pytest.raises(ValueError, match=r"GCN: edge_weight has shape \(5,\); expected one number an edge, \(6,\)"):
+        mpnn.nn.GCN(3, 2)(torch.ones(7, 3), data.edge_index, torch.ones(5))
+
+
+def test_weights_are_not_remembered_with_the_graph():
+    data = graphs()["random"]
+    layer, x = mpnn.nn.GCN(3, 2), torch.randn(8, 3)
+    first = layer(x, data.edge_index, torch.rand(19))
+    plain = layer(x, data.edge_index)
+    assert not torch.allclose(first, plain)
+    assert torch.equal(plain, mpnn.nn.GCN.forward(layer, x, data.edge_index.clone()))
