@@ -13,8 +13,16 @@ from mpnn.plan import Plan
 __all__ = ["looped", "symmetric"]
 
 
-def _like(mask: Tensor, values: Tensor) -> Tensor:
-    return mask.view(-1, *(1,) * (values.dim() - 1))
+def _last_loop(src: Tensor, loops: Tensor, num_nodes: int) -> Tensor:
+    """The loop that each node has already, the last one of several; ``E``, which is no edge, where there is none."""
+    edge = torch.arange(loops.shape[0], device=src.device)
+    last = src.new_full((num_nodes + 1,), -1).scatter_reduce(0, torch.where(loops, src, num_nodes), edge, "amax")[:-1]
+    return torch.where(last < 0, loops.shape[0], last)
+
+
+def _at(own: Tensor, values: Tensor, fill: float) -> Tensor:
+    """Edge values at each node's own loop, or ``fill``."""
+    return torch.cat([values, values.new_full((1, *values.shape[1:]), fill)]).index_select(0, own)
 
 
 class _Looped:
@@ -30,8 +38,7 @@ class _Looped:
         loops = src == dst
         node = torch.arange(plan.num_nodes, device=src.device)
         self.kept = (~loops).nonzero().flatten()
-        self.own = torch.full_like(node, -1)  # the loop a node has already, if any; the last one of several
-        self.own[src[loops]] = loops.nonzero().flatten()
+        self.own = _last_loop(src, loops, plan.num_nodes)
         target, self.order = torch.sort(torch.cat([dst[self.kept], node]), stable=True)
         source = torch.cat([src[self.kept], node])[self.order]
         self.graph = Plan({"": torch.stack([source, target])}, plan.num_nodes, plan.level, plan.schedule, True)
@@ -39,26 +46,23 @@ class _Looped:
 
     def place(self, values: Tensor, fill: float, absent: float) -> Tensor:
         """Edge values of the given graph -> of this one; ``fill`` for the loops that were added."""
-        loops = values.new_full((len(self.own), *values.shape[1:]), fill)
-        if len(values):
-            loops = torch.where(_like(self.own >= 0, values), values[self.own], loops)
-        return torch.cat([values[self.kept], loops])[self.order]
+        return torch.cat([values[self.kept], _at(self.own, values, fill)])[self.order]
 
 
 class _TracedLooped:
-    """The same while a compiler traces: no shape may depend on the data, so loops that are there already stay, as ``absent``."""
+    """The same while a compiler traces: no shape may depend on the data, so loops that are there stay, ``absent``."""
 
     def __init__(self, traced):
         edge_index, num_nodes = traced.edge_index(""), traced.num_nodes
         self.loops = edge_index[0] == edge_index[1]
         node = torch.arange(num_nodes, device=edge_index.device)
-        self.at = torch.where(self.loops, edge_index[0], num_nodes)
+        self.own = _last_loop(edge_index[0], self.loops, num_nodes)
         self.graph = torch.cat([edge_index, node.expand(2, -1)], dim=1)
         self.edges = Loose(*self.graph, num_nodes, num_nodes)
 
     def place(self, values: Tensor, fill: float, absent: float) -> Tensor:
-        own = values.new_full((self.edges.num_dst + 1, *values.shape[1:]), fill).index_copy(0, self.at, values)[:-1]
-        return torch.cat([torch.where(_like(self.loops, values), absent, values), own])
+        hidden = self.loops.view(-1, *(1,) * (values.dim() - 1))
+        return torch.cat([torch.where(hidden, absent, values), _at(self.own, values, fill)])
 
 
 def looped(layer, edge_index: Any, num_nodes: int) -> _Looped | _TracedLooped:
@@ -72,7 +76,7 @@ def looped(layer, edge_index: Any, num_nodes: int) -> _Looped | _TracedLooped:
 def symmetric(
     layer, edge_index: Any, num_nodes: int, weight: Tensor | None, like: Tensor, self_loops: bool
 ) -> tuple[Any, Tensor]:
-    """A graph and its edge weights ``w_ji / sqrt(d_j d_i)``, d the sum of the weights into a node; 0 where a degree is 0.
+    """A graph and its edge weights ``w_ji / sqrt(d_j d_i)``, d the sum of the weights into a node; 0 where a d is 0.
 
     Without weights of the user's the result is kept with the plan.
     """
@@ -84,7 +88,8 @@ def symmetric(
             loops = looped(layer, edge_index, num_nodes)
             graph, edges, given = loops.graph, loops.edges, loops.place(given, 1.0, 0.0)
         else:
-            graph, edges = (plan if isinstance(plan, Plan) else edge_index), Loose(*plan.edge_index(""), num_nodes, num_nodes)
+            graph = plan if isinstance(plan, Plan) else edge_index
+            edges = Loose(*plan.edge_index(""), num_nodes, num_nodes)
         root = segment_sum(edges, given).pow(-0.5)
         root = torch.where(root.isinf(), torch.zeros_like(root), root)
         return graph, given * root.index_select(0, edges.src) * root.index_select(0, edges.dst)

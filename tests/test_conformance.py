@@ -1,0 +1,407 @@
+"""What every layer must do, in one table: a new layer is one more row.
+
+A layer is called by the names in its ``forward``: ``x``, ``edge_index``, ``batch``, ``num_graphs``, ``schedule``, and
+those of its row's ``takes``. Wrong formulas are not found here, where layers are compared with themselves, but by the
+tests of each layer.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from compare import assert_close, assert_same, tuple_of
+from torch import Tensor, nn
+from torch_geometric.data import Batch, Data
+from zoo import graphs
+
+import mpnn
+from mpnn.nn import (
+    GAT,
+    GCN,
+    GIN,
+    Chebyshev,
+    EdgeReadout,
+    GATv2,
+    GraphNetwork,
+    GraphReadout,
+    GraphSAGE,
+    MeanNetwork,
+    attention,
+)
+
+IN = 3  # node features
+EXTRA = {  # the other inputs there are, for a graph
+    "edge_weight": lambda data: torch.rand(data.num_edges).add(0.1),
+    "edge_attr": lambda data: torch.randn(data.num_edges, 2),
+    "u": lambda data: torch.randn(1, 2),
+}
+SCHEDULES = {  # (the schedule for a graph, the graphs that allow it)
+    "synchronous": (lambda data: "synchronous", ()),
+    "topological": (lambda data: "topological", ("dag",)),
+    "reversed": (lambda data: mpnn.schedule.topological.reverse, ("dag",)),
+    "ordered": (lambda data: mpnn.schedule.ordered(data.priority), ()),
+    "by": (lambda data: mpnn.schedule.by(data.time), ()),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer and what is true of it.
+
+    Attributes:
+        make: makes it, for 3 node features, and 2 edge and 2 graph features if it takes such.
+        takes: the names of other inputs it is given.
+        gives: what its results are rows of: "node", "edge", "graph".
+        schedules: those it runs under.
+        ways: how the engine can run it; none if it does not run on the engine.
+        symmetric: whether the order of edges is irrelevant.
+        sparse: whether x may be sparse.
+        compiles: whether it can be compiled as a whole, for graphs of any size.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    takes: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ("node",)
+    schedules: tuple[str, ...] = ("synchronous",)
+    ways: tuple[str, ...] = ("reference", "wavefront", "spmm")
+    symmetric: bool = True
+    sparse: bool = False
+    compiles: bool = True
+
+
+class Recurrent(mpnn.MessagePassing):
+    """A stand-in for layers with a state, so that the table itself is tested under every schedule."""
+
+    state = ("h",)
+
+    def __init__(self):
+        super().__init__()
+        self.hidden_features = 4
+        self.input, self.forget = nn.Linear(IN, 4), nn.Linear(4, 4)
+
+    def forward(self, x, edge_index, edge_weight, *, schedule=None):
+        return self.propagate(edge_index, schedule=schedule, z=self.input(x), edge_weight=edge_weight)
+
+    def message(self, h_j, z_i, edge_weight):
+        return torch.sigmoid(z_i + self.forget(h_j)) * (edge_weight[:, None] + h_j)
+
+    def update(self, z, message):
+        return torch.tanh(z + message)
+
+
+NO_SPMM = ("reference", "wavefront")
+
+
+def mlp(in_features: int, out_features: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(in_features, 4), nn.Tanh(), nn.Linear(4, out_features))
+
+
+TABLE = [
+    Row("GCN", lambda: GCN(IN, 2), sparse=True),
+    Row("GCN with weights", lambda: GCN(IN, 5), takes=("edge_weight",), sparse=True),
+    Row("GCN without loops", lambda: GCN(IN, 2, self_loops=False), takes=("edge_weight",), sparse=True),
+    Row("GAT", lambda: GAT(IN, 2, heads=2), sparse=True),
+    Row("GAT, heads averaged", lambda: GAT(IN, 2, heads=2, concat=False, self_loops=False), sparse=True),
+    Row("GATv2", lambda: GATv2(IN, 2, heads=2), sparse=True),
+    Row("GATv2, no loops", lambda: GATv2(IN, 2, heads=2, self_loops=False), sparse=True),
+    Row("GraphSAGE, mean", lambda: GraphSAGE(IN, 2), sparse=True),
+    Row("GraphSAGE, wider", lambda: GraphSAGE(IN, 5)),
+    Row("GraphSAGE, sum", lambda: GraphSAGE(IN, 2, "sum"), sparse=True),
+    Row("GraphSAGE, max", lambda: GraphSAGE(IN, 2, "max"), ways=NO_SPMM),
+    Row("GraphSAGE, LSTM", lambda: GraphSAGE(IN, 2, "lstm"), ways=NO_SPMM, symmetric=False, compiles=False),
+    Row("GIN", lambda: GIN(mlp(IN, 2), train_eps=True)),
+    Row("MeanNetwork", lambda: MeanNetwork(IN, 2, torch.tanh), sparse=True),
+    Row("Chebyshev", lambda: Chebyshev(IN, 2, terms=4), sparse=True),
+    Row("Chebyshev, wider", lambda: Chebyshev(IN, 5, terms=3), takes=("edge_weight",)),
+    Row(
+        "GraphNetwork",
+        lambda: GraphNetwork(mlp(2 + IN + IN + 2, 4), mlp(4 + IN + 2, 5), mlp(4 + 5 + 2, 6)),
+        takes=("edge_attr", "u"),
+        gives=("node", "edge", "graph"),
+        ways=NO_SPMM,
+    ),
+    Row(
+        "GraphNetwork, without values",
+        lambda: GraphNetwork(mlp(IN + IN, 4), mlp(4 + IN, 5), mlp(4 + 5, 6), aggr="mean", readout="max"),
+        gives=("node", "edge", "graph"),
+        ways=NO_SPMM,
+    ),
+    Row("EdgeReadout", lambda: EdgeReadout(nn.Bilinear(IN, IN, 2)), gives=("edge",), ways=()),
+    Row("GraphReadout", lambda: GraphReadout("mean", mlp(IN, 2)), gives=("graph",), ways=()),
+    Row("GraphReadout, attention", lambda: GraphReadout(attention(IN, 2)), gives=("graph",), ways=()),
+    Row("a layer with state", Recurrent, takes=("edge_weight",), schedules=tuple(SCHEDULES), ways=NO_SPMM),
+]
+
+every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+on_the_engine = pytest.mark.parametrize("row", [row for row in TABLE if row.ways], ids=lambda row: row.name)
+
+
+# Calling a layer ------------------------------------------------------------------------------------------------------
+
+
+def made(row: Row, dtype=torch.float64, seed: int = 0) -> nn.Module:
+    """The row's layer with random parameters, none at a special value such as 0."""
+    torch.manual_seed(seed)
+    layer = row.make().double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.uniform_(-0.9, 0.9)
+    return layer.to(dtype)
+
+
+def dressed(data: Data, row: Row, dtype=torch.float64, seed: int = 0) -> Data:
+    """The graph with x, the inputs that the row takes, and what schedules go by."""
+    torch.manual_seed(seed + data.num_nodes)
+    data.x = torch.randn(data.num_nodes, IN).to(dtype)
+    for name in row.takes:
+        data[name] = EXTRA[name](data).to(dtype)
+    data.priority = torch.randn(data.num_nodes)
+    data.time = torch.randint(3, (data.num_nodes,))
+    return data
+
+
+def cases(row: Row):
+    """Every schedule of the row on every graph of the zoo that allows it."""
+    for schedule in row.schedules:
+        for name, data in graphs(*SCHEDULES[schedule][1]).items():
+            yield f"{schedule}, {name}", schedule, dressed(data, row)
+
+
+def call(layer: nn.Module, row: Row, data: Data, schedule: str = "synchronous", **replaced) -> tuple[Tensor, ...]:
+    parameters = inspect.signature(layer.forward).parameters
+    given = {
+        "x": data.x,
+        "edge_index": data.edge_index,
+        "batch": data.get("batch"),
+        "schedule": SCHEDULES[schedule][0](data),
+    }
+    given["num_graphs"] = data.num_graphs if isinstance(data, Batch) else 1
+    given |= {name: data[name] for name in row.takes} | replaced
+    return tuple_of(layer(**{name: value for name, value in given.items() if name in parameters}))
+
+
+def leaves_of(layer: nn.Module, row: Row, data: Data) -> list[Tensor]:
+    """What gradients are taken of: parameters and inputs."""
+    return [*layer.parameters(), *(data[name].requires_grad_() for name in ("x", *row.takes))]
+
+
+# The checks -----------------------------------------------------------------------------------------------------------
+
+
+@on_the_engine
+def test_every_way_of_running_agrees(row):
+    layer = made(row)
+    for name, schedule, data in cases(row):
+        leaves = leaves_of(layer, row, data)
+        with mpnn.engine("reference"):
+            expected = call(layer, row, data, schedule)
+        assert_same(call(layer, row, data, schedule), expected, leaves, what=f"{name}, as picked")
+        for way in row.ways[1:]:
+            with mpnn.engine(way):
+                assert_same(call(layer, row, data, schedule), expected, leaves, what=f"{name}, {way}")
+
+
+@on_the_engine
+def test_other_ways_are_refused(row):
+    layer, data = made(row), dressed(graphs()["random"], row)
+    for way in {"reference", "wavefront", "spmm"} - set(row.ways):
+        with mpnn.engine(way), pytest.raises(ValueError, match=f"'{way}'.* cannot run {type(layer).__name__}"):
+            call(layer, row, data)
+
+
+@every_row
+def test_results_have_a_row_for_each_node_edge_or_graph_and_are_finite(row):
+    layer = made(row)
+    for name, schedule, data in cases(row):
+        result = call(layer, row, data, schedule)
+        assert len(result) == len(row.gives)
+        for value, rows in zip(result, row.gives, strict=True):
+            assert len(value) == {"node": data.num_nodes, "edge": data.num_edges, "graph": 1}[rows], name
+            assert value.isfinite().all(), name
+
+
+@every_row
+def test_relabelling_nodes_relabels_the_output(row):
+    layer = made(row)
+    for name, schedule, data in cases(row):
+        new = torch.randperm(data.num_nodes)  # the new name of a node
+        other = data.clone()
+        other.edge_index = new[data.edge_index]
+        for field in ("x", "priority", "time"):
+            other[field] = torch.empty_like(data[field]).index_copy(0, new, data[field])
+        before, after = call(layer, row, data, schedule), call(layer, row, other, schedule)
+        for a, b, rows in zip(before, after, row.gives, strict=True):
+            assert_close(b.index_select(0, new) if rows == "node" else b, a, name)
+
+
+@every_row
+def test_a_graph_alone_and_in_a_batch_gives_the_same(row):
+    layer = made(row)
+    for schedule in row.schedules:
+        alone = [dressed(data, row) for data in graphs(*SCHEDULES[schedule][1]).values()]
+        batch = Batch.from_data_list(alone)
+        together = call(layer, row, batch, schedule, num_graphs=len(alone))
+        lengths = {
+            "node": [data.num_nodes for data in alone],
+            "edge": [data.num_edges for data in alone],
+            "graph": [1] * len(alone),
+        }
+        split = [value.split(lengths[rows]) for value, rows in zip(together, row.gives, strict=True)]
+        for data, *parts in zip(alone, *split, strict=True):
+            for part, value in zip(parts, call(layer, row, data, schedule), strict=True):
+                assert_close(part, value, f"{schedule}, {data}")
+
+
+@every_row
+def test_the_order_of_edges_is_irrelevant_exactly_where_the_aggregation_is_symmetric(row):
+    layer, moved = made(row), False
+    for name, schedule, data in cases(row):
+        if name.endswith("double loop") and "edge_weight" in row.takes:
+            continue  # of two loops on a node, a layer that adds loops keeps the last one's weight
+        order = torch.randperm(data.num_edges)
+        other = data.clone()
+        other.edge_index = data.edge_index[:, order]
+        for field in row.takes:
+            other[field] = data[field][order] if field.startswith("edge") else data[field]
+        before, after = call(layer, row, data, schedule), call(layer, row, other, schedule)
+        for a, b, rows in zip(before, after, row.gives, strict=True):
+            a = a[order] if rows == "edge" else a
+            if row.symmetric:
+                assert_close(b, a, name)
+            moved |= not torch.allclose(a, b)
+    assert moved != row.symmetric
+
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")),
+]
+
+
+@every_row
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("device", DEVICES)
+def test_dtype_and_device_are_kept(row, dtype, device):
+    layer = made(row, dtype).to(device)
+    exact = made(row)
+    for name, schedule, data in cases(row):
+        expected = call(exact, row, data, schedule)
+        for field in ("x", *row.takes):
+            data[field] = data[field].to(dtype)
+        for value, reference in zip(call(layer, row, data.to(device), schedule), expected, strict=True):
+            assert value.dtype == dtype and value.device.type == device, name
+            torch.testing.assert_close(value.cpu().double(), reference, rtol=1e-4, atol=1e-5)
+
+
+@every_row
+def test_inputs_are_left_as_they_are(row):
+    layer = made(row)
+    for name, schedule, data in cases(row):
+        leaves_of(layer, row, data)
+        tensors = {field: data[field] for field in ("x", "edge_index", "priority", "time", *row.takes)}
+        copies = {field: value.detach().clone() for field, value in tensors.items()}
+        versions = {field: value._version for field, value in tensors.items()}
+        result = call(layer, row, data, schedule)
+        if any(value.requires_grad for value in result):
+            sum(value.sum() for value in result).backward()
+        for field, value in tensors.items():
+            assert data[field] is value and torch.equal(value, copies[field]) and value._version == versions[field], (
+                name,
+                field,
+            )
+
+
+@every_row
+def test_each_parameter_and_input_receives_a_gradient(row):
+    layer, received = made(row), {}
+    for schedule in row.schedules:
+        data = dressed(graphs()["random dag" if SCHEDULES[schedule][1] else "random"], row)
+        leaves_of(layer, row, data)
+        sum((value**2).sum() for value in call(layer, row, data, schedule)).backward()
+        received |= {f"{field}, {schedule}": data[field] for field in ("x", *row.takes)}
+    for name, leaf in (dict(layer.named_parameters()) | received).items():
+        assert leaf.grad is not None and leaf.grad.isfinite().all() and leaf.grad.abs().max() > 1e-8, name
+
+
+@every_row
+def test_a_state_dict_survives_a_round_trip(row):
+    layer, other, data = made(row), made(row, seed=1), dressed(graphs()["random"], row)
+    expected = call(layer, row, data)
+    if any(True for _ in layer.parameters()):
+        assert not torch.equal(call(other, row, data)[-1], expected[-1])
+    other.load_state_dict(layer.state_dict())
+    for a, b in zip(call(other, row, data), expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@every_row
+def test_the_repr_names_the_class(row):
+    layer = made(row)
+    assert repr(layer).startswith(type(layer).__name__ + "(")
+
+
+@every_row
+def test_resetting_draws_new_parameters(row):
+    layer = row.make()
+    if not hasattr(layer, "reset_parameters"):
+        pytest.skip("nothing to reset by")
+    before = {name: parameter.detach().clone() for name, parameter in layer.named_parameters()}
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(7.0)
+    layer.reset_parameters()
+    for name, parameter in layer.named_parameters():
+        assert not (parameter == 7.0).any(), name
+        constant = before[name].numel() > 1 and bool((before[name] == before[name].flatten()[0]).all())
+        assert torch.equal(parameter, before[name]) if constant or not before[name].dim() else True, name
+
+
+@every_row
+def test_a_plan_stands_in_for_edge_index(row):
+    layer = made(row)
+    if "edge_index" not in inspect.signature(layer.forward).parameters:
+        pytest.skip("sees no edges")
+    for name, schedule, data in cases(row):
+        leaves = leaves_of(layer, row, data)
+        plan = mpnn.plan(data, SCHEDULES[schedule][0](data))
+        expected = call(layer, row, data, schedule)
+        assert_same(call(layer, row, data, schedule, edge_index=plan), expected, leaves, what=name)
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.sparse], ids=lambda row: row.name)
+def test_sparse_features_are_the_dense_ones(row):
+    layer = made(row)
+    for name, schedule, data in cases(row):
+        leaves = leaves_of(layer, row, data)
+        dense = data.x.detach() * (torch.rand(data.num_nodes, IN) < 0.5)
+        expected = call(layer, row, data, schedule, x=dense)
+        sparse = call(layer, row, data, schedule, x=dense.to_sparse_csr())
+        assert_same(sparse, expected, leaves, what=name)
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if "synchronous" in row.schedules], ids=lambda row: row.name)
+def test_one_compilation_serves_graphs_of_all_sizes(row):
+    if not row.compiles:
+        pytest.skip("its shapes depend on the values of edge_index")
+    compilations = []
+
+    def backend(module, inputs):
+        compilations.append(module)
+        return module
+
+    torch._dynamo.reset()
+    layer = made(row)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
+    for num_nodes, num_edges in ((5, 8), (11, 23), (17, 40)):
+        edge_index = torch.randint(num_nodes, (2, num_edges), generator=torch.Generator().manual_seed(num_nodes))
+        data = dressed(Data(edge_index=edge_index, num_nodes=num_nodes), row)
+        leaves = leaves_of(layer, row, data)
+        expected = call(layer, row, data)
+        parameters = inspect.signature(layer.forward).parameters
+        given = {"x": data.x, "edge_index": data.edge_index, "num_graphs": 1} | {name: data[name] for name in row.takes}
+        got = compiled(**{name: value for name, value in given.items() if name in parameters})
+        assert_same(got, expected, leaves, what=f"{num_nodes} nodes")
+    assert len(compilations) == 1
