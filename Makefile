@@ -3,13 +3,18 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-scatter bench lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+# The optional torch-scatter: compiles for about ten minutes, then runs its tests.
+test-scatter: $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-build-isolation torch-scatter==2.1.2
+	$(BIN)/python -m pytest -m scatter tests/test_scatter.py
 
 bench: $(VENV)/.installed
 	$(BIN)/mpnn bench

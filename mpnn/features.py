@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from mpnn.kernels import weighted_sum
+from mpnn.kernels import csr, weighted_sum
 from mpnn.plan import Edges
 
 __all__ = ["Linear", "dropout", "is_sparse"]
@@ -38,7 +38,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if not training or p == 0:
         return x
     values = F.dropout(x.values(), p, training)
-    out = torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, x.shape)
+    out = csr(x.crow_indices(), x.col_indices(), values, x.shape)
     _bags[out] = _bag(x)
     return out
 

@@ -8,6 +8,7 @@ a compiler traces, are not sorted: there the same operations are a gather and an
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -51,6 +52,19 @@ def shaped(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(rows.shape[0], *like.shape[1:])
 
 
+def csr(rowptr: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A sparse matrix of parts that are known to be right; torch's notice that such tensors are young is not passed on."""
+    global _noticed
+    if _noticed:
+        return torch.sparse_csr_tensor(rowptr, col, values, shape, check_invariants=False)
+    with warnings.catch_warnings():  # torch gives the notice once
+        warnings.simplefilter("ignore")
+        _noticed = True
+        return torch.sparse_csr_tensor(rowptr, col, values, shape, check_invariants=False)
+
+
+_noticed = False
+
 # Sparse products ---------------------------------------------------------------------------------------------------------
 
 WIDE = 80  # columns from which torch's own reduction beats the vendor's sparse product in float64 (measured on a CPU)
@@ -68,7 +82,7 @@ def _product(rowptr: Tensor, col: Tensor, weight: Tensor, x: Tensor) -> Tensor:
         return torch.nn.functional.embedding_bag(
             col, x.detach().contiguous(), rowptr, mode="sum", per_sample_weights=weight.detach(), include_last_offset=True
         )
-    matrix = torch.sparse_csr_tensor(rowptr, col, weight, (rowptr.numel() - 1, x.shape[0]), check_invariants=False)
+    matrix = csr(rowptr, col, weight, (rowptr.numel() - 1, x.shape[0]))
     return torch.sparse.mm(matrix, x.contiguous(), "sum") if on_cpu and width >= WIDE else matrix @ x
 
 
@@ -161,7 +175,7 @@ def _sampled(edges: Edges, rows: Tensor, cols: Tensor) -> Tensor:
             out[:, head] = _sampled(edges, rows[:, head], cols[:, head])
         return out
     shape = (edges.num_dst, edges.num_src)
-    pattern = torch.sparse_csr_tensor(edges.rowptr, edges.src, rows.new_zeros(len(edges)), shape, check_invariants=False)
+    pattern = csr(edges.rowptr, edges.src, rows.new_zeros(len(edges)), shape)
     return torch.sparse.sampled_addmm(pattern, rows.contiguous(), cols.t(), beta=0.0).values()
 
 
