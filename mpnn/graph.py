@@ -39,9 +39,27 @@ def nodes_of(graph: Any, num_nodes: Size | None, owner: str) -> Size:
 
 
 def name_of(graph: Any, node: int) -> Any:
-    """The user's own id of a node if the graph carries ids, else its index."""
-    ids = getattr(graph, "node_id", None)
-    return ids[node] if ids is not None and not isinstance(graph, (Tensor, Mapping)) else node
+    """The user's own id of one node."""
+    return names_of(graph, [node])[0]
+
+
+def names_of(graph: Any, nodes: list[int]) -> list:
+    """The user's own ids of some nodes, if the graph was made from networkx or carries them in ``node_id``; else their indices.
+
+    In a batch, where ``node_id`` is a list a graph, an id is the one in the node's own graph.
+    """
+    if isinstance(graph, (Tensor, Mapping)):
+        return nodes
+    ids, ptr = getattr(graph, "node_id", None), getattr(graph, "ptr", None)
+    if isinstance(ids, Tensor):
+        return ids[nodes].tolist()
+    if ids is not None and ptr is not None:
+        return [ids[g][i - int(ptr[g])] for i, g in zip(nodes, graph.batch[nodes].tolist(), strict=True)]
+    if ids is None and getattr(graph, "networkx", None) is not None:
+        from mpnn.convert import node_ids
+
+        ids = node_ids(graph)
+    return nodes if ids is None else [ids[i] for i in nodes]
 
 
 def check_edges(owner: str, edge_index: Any, num_nodes: Size) -> None:

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpnn.graph import edges_of, name_of, nodes_of
+from mpnn.graph import edges_of, names_of, nodes_of
 
 __all__ = ["CycleError", "Schedule", "by", "get", "ordered", "synchronous", "topological"]
 
@@ -259,11 +259,12 @@ def _cycle(waiting, src, dst, graph) -> CycleError:
         node = int(source[node])
     cycle = path[seen[node] :][::-1]
     cycle = cycle + cycle[:1]
-    shown = [str(name_of(graph, node)) for node in cycle]
-    if len(shown) > 12:
-        shown = shown[:6] + [f"... ({len(shown) - 11} more) ..."] + shown[-5:]
+    if len(cycle) <= 12:
+        shown = names_of(graph, cycle)
+    else:
+        shown = names_of(graph, cycle[:6]) + [f"... ({len(cycle) - 11} more) ..."] + names_of(graph, cycle[-5:])
     return CycleError(
-        f"topological: the graph has the cycle {' -> '.join(shown)}; expected a DAG. Drop an edge of it, or use "
+        f"topological: the graph has the cycle {' -> '.join(map(str, shown))}; expected a DAG. Drop an edge of it, or use "
         "synchronous or ordered, which allow cycles.",
         cycle,
     )
