@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
+from torch.utils.weak import WeakIdKeyDictionary, WeakIdRef
 
 from mpnn import schedule as schedules
 from mpnn.graph import Size, check_edges, edges_of, nodes_of
@@ -255,6 +255,7 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str) -> 
     """The plan of an edge_index that is kept as long as the tensor lives and is not written to."""
     if isinstance(graph, Plan):
         return graph
+    schedule = schedule.bind(graph)
     anchor = graph if isinstance(graph, Tensor) else next(iter(edges_of(graph).values()))
     if not isinstance(anchor, Tensor) or torch.is_inference(anchor):
         return plan(graph, schedule, num_nodes, owner)
@@ -268,8 +269,8 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str) -> 
 
 
 def _state(graph: Any) -> tuple:
-    """Changes when an edge_index is replaced by another tensor or written to."""
-    return tuple((name, id(edge_index), edge_index._version) for name, edge_index in edges_of(graph).items())
+    """Changes when an edge_index is replaced by another tensor, even one that took a dead one's id, or is written to."""
+    return tuple((name, WeakIdRef(edge_index), edge_index._version) for name, edge_index in edges_of(graph).items())
 
 
 def pointers(index: Tensor, size: int) -> Tensor:
