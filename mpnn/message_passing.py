@@ -176,7 +176,7 @@ class MessagePassing(nn.Module):
 
     def _plan(self, edge_index: Any, schedule: Any, size: Size) -> Any:
         if isinstance(edge_index, Plan):
-            if schedule is not None and schedules.get(schedule).name != edge_index.schedule.name:
+            if schedule is not None and not schedules.get(schedule).like(edge_index.schedule):
                 raise ValueError(
                     f"{type(self).__name__}: the plan was made for {edge_index.schedule}, but schedule={schedule!r} is asked for; plan "
                     "the graph with this schedule, or pass schedule=None."

@@ -256,9 +256,10 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str) -> 
     if isinstance(graph, Plan):
         return graph
     schedule = schedule.bind(graph)
-    anchor = graph if isinstance(graph, Tensor) else next(iter(edges_of(graph).values()))
-    if not isinstance(anchor, Tensor) or torch.is_inference(anchor):
+    held = list(edges_of(graph).values())
+    if not all(isinstance(edge_index, Tensor) and not torch.is_inference(edge_index) for edge_index in held):
         return plan(graph, schedule, num_nodes, owner)
+    anchor = held[0]
     key = (_state(graph), schedule.key, num_nodes)
     known = _plans.setdefault(anchor, {})
     if key not in known:

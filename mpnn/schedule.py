@@ -132,6 +132,10 @@ class Schedule:
             )
         return values
 
+    def like(self, other: Schedule) -> bool:
+        """Whether both are the same rule in the same direction, over whatever values."""
+        return (self.name, self.descending, self.turned) == (other.name, other.descending, other.turned)
+
     @property
     def key(self) -> tuple:
         """What tells two schedules apart when plans are cached."""

@@ -1,0 +1,325 @@
+"""mpnn.plan: what is checked, how a graph is laid out, and for how long a plan is kept."""
+
+import gc
+import pickle
+import weakref
+
+import pytest
+import torch
+from compare import assert_same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import dags, digraphs, graph_of, normal
+from torch_geometric.data import Batch, Data
+
+import mpnn
+from mpnn.schedule import by, ordered
+
+EDGES = torch.tensor([[0, 1, 2], [1, 2, 3]])
+
+
+class Mixed(mpnn.MessagePassing):
+    """Asks for a node field at both ends, its own, an edge field and state."""
+
+    state = ("h",)
+    schedule = "topological"
+
+    def message(self, h_j, x_i, w):
+        return h_j * w[:, None] + x_i
+
+    def update(self, h, x, message):
+        return torch.tanh(h + x + message)
+
+
+class Relational(mpnn.MessagePassing):
+    def message_near(self, x_j):
+        return x_j
+
+    def message_far(self, x_j):
+        return 10 * x_j
+
+    def update(self, message_near, message_far):
+        return message_near + message_far
+
+
+def mixed(edge_index, n=4, **fields):
+    return Mixed().propagate(edge_index, **{"x": torch.ones(n, 2), "h": torch.zeros(n, 2), "w": torch.ones(3), **fields})
+
+
+# what is wrong with a graph is said once, when it is planned ----------------------------------------------------------
+
+MALFORMED = {
+    "too large": ([[0, 1, 7], [1, 2, 0]], ValueError, r"edge 2 \(7 -> 0\) leaves .*num_nodes=4.* 1 of 3 edges"),
+    "negative": ([[0, 1, 2], [-1, -2, 0]], ValueError, r"edge 0 \(0 -> -1\) leaves .* 2 of 3 edges"),
+    "one too large": ([[0, 1, 0], [1, 4, 0]], ValueError, r"edge 1 \(1 -> 4\) .*node indices in \[0, 4\)"),
+    "float": (EDGES.double(), TypeError, r"edge_index has dtype torch.float64; expected torch.int64"),
+    "int32": (EDGES.int(), TypeError, r"edge_index has dtype torch.int32"),
+    "transposed": (EDGES.t(), ValueError, r"edge_index has shape \(3, 2\); expected \(2, E\). It looks transposed"),
+    "three rows": (torch.zeros(3, 5).long(), ValueError, r"edge_index has shape \(3, 5\)"),
+    "flat": (torch.zeros(4).long(), ValueError, r"edge_index has shape \(4,\)"),
+}
+
+
+def no_hook_may_run(monkeypatch):
+    for cls in (Mixed, Relational):
+        for name in ("message", "update", "message_near", "message_far"):
+            if name in vars(cls):
+                monkeypatch.setattr(cls, name, lambda *_: pytest.fail("a hook ran before the graph was checked"))
+
+
+@pytest.mark.parametrize("way", ["reference", "wavefront"])
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_edge_index_is_refused_before_anything_runs(name, way, monkeypatch):
+    edge_index, error, text = MALFORMED[name]
+    edge_index = torch.as_tensor(edge_index)
+    no_hook_may_run(monkeypatch)
+    monkeypatch.setattr("mpnn.message_passing.run", lambda call: pytest.fail("the engine ran"))
+    with mpnn.engine(way), pytest.raises(error, match=f"Mixed: {text}"):
+        mixed(edge_index)
+    with pytest.raises(error, match=f"plan: {text}"):
+        mpnn.plan(edge_index, "topological", num_nodes=4)
+    with pytest.raises(error, match=f"GCN: {text}"):
+        mpnn.nn.GCN(2, 2)(torch.ones(4, 2), edge_index)
+
+
+@pytest.mark.parametrize("edge_index", [[[0], [1]], None, "edges"], ids=["list", "None", "text"])
+def test_what_is_no_tensor_is_refused(edge_index):
+    with pytest.raises(TypeError, match=f"a {type(edge_index).__name__} holds no edge_index"):
+        mixed(edge_index)
+    with pytest.raises(TypeError, match="Relational.*edge type 'far'.*edge_index is a list"):
+        Relational().propagate({"near": EDGES, "far": [[0], [1]]}, x=torch.ones(4, 2))
+
+
+def test_a_bipartite_edge_index_is_checked_at_both_ends():
+    with pytest.raises(ValueError, match=r"edge 1 \(1 -> 2\) .* which has 5 sources and 2 targets; .*\[0, 2\)"):
+        mpnn.plan(torch.tensor([[4, 1], [1, 2]]), num_nodes=(5, 2))
+    with pytest.raises(ValueError, match=r"edge 0 \(5 -> 1\) .*\[0, 5\)"):
+        mpnn.plan(torch.tensor([[5, 1], [1, 1]]), num_nodes=(5, 2))
+    with pytest.raises(ValueError, match="5 sources and 2 targets are .* which runs 'synchronous' only"):
+        mpnn.plan(torch.tensor([[4], [1]]), "topological", num_nodes=(5, 2))
+
+
+WRONG_ROWS = {
+    "an edge weight for all": (dict(w=torch.ones(1)), "'w' has 1 rows, but there are 3 edges.*shape is \\(1,\\)"),
+    "too many edge weights": (dict(w=torch.ones(4)), "'w' has 4 rows, but there are 3 edges"),
+    "node fields that disagree": (dict(x=torch.ones(5, 2)), "'h' has 4 rows, but 'x' has 5"),
+    "node fields of another graph": (dict(x=torch.ones(5, 2), num_nodes=4), "'x' has 5 rows, but there are 4 nodes"),
+    "state of another graph": (dict(h=torch.ones(5, 2), num_nodes=4), "'h' has 5 rows, but there are 4 nodes"),
+}
+
+
+@pytest.mark.parametrize("schedule", ["synchronous", "topological"])
+@pytest.mark.parametrize("way", ["reference", "wavefront"])
+@pytest.mark.parametrize("name", WRONG_ROWS)
+def test_fields_without_a_row_for_each_node_or_edge_are_refused_before_a_hook_runs(name, way, schedule, monkeypatch):
+    fields, text = WRONG_ROWS[name]
+    no_hook_may_run(monkeypatch)
+    with mpnn.engine(way), pytest.raises(ValueError, match=f"Mixed: {text}"):
+        mixed(EDGES, schedule=schedule, **fields)
+
+
+def test_an_edge_weight_of_length_one_is_refused_by_layers():
+    with pytest.raises(ValueError, match=r"GCN: edge_weight has shape \(1,\); expected one number an edge, \(3,\)"):
+        mpnn.nn.GCN(2, 2)(torch.ones(4, 2), EDGES, torch.ones(1))
+
+
+@pytest.mark.parametrize("layer", ["GCN", "GAT", "GraphSAGE"])
+def test_a_wrong_number_of_features_is_refused(layer):
+    with pytest.raises(ValueError, match=r"x has 5 features a node, shape \(4, 5\).*in_features=5"):
+        getattr(mpnn.nn, layer)(3, 2)(torch.ones(4, 5), EDGES)
+
+
+def test_edge_types_must_be_those_of_the_messages():
+    far = torch.tensor([[3], [0]])
+    assert Relational().propagate({"far": far, "near": EDGES}, x=torch.eye(4))[0].tolist() == [0, 0, 0, 10]
+    with pytest.raises(ValueError, match=r"a message_<type> for each of \('far', 'near'\).*given.*\('near',\)"):
+        Relational().propagate({"near": EDGES}, x=torch.ones(4, 2))
+    with pytest.raises(ValueError, match=r"was given the edge types \('near', 'far', 'next'\)"):
+        Relational().propagate({"near": EDGES, "far": far, "next": far}, x=torch.ones(4, 2))
+    with pytest.raises(ValueError, match=r"Relational has a message_<type>"):
+        Relational().propagate(EDGES, x=torch.ones(4, 2))
+    with pytest.raises(ValueError, match=r"Mixed has one message for all edges, but .*types \('near',\)"):
+        mixed({"near": EDGES})
+    with pytest.raises(ValueError, match=r"edge type 'far'.*edge 0 \(9 -> 0\) leaves"):
+        Relational().propagate({"near": EDGES, "far": torch.tensor([[9], [0]])}, x=torch.ones(4, 2))
+
+
+def test_a_graph_without_node_fields_needs_num_nodes():
+    with pytest.raises(ValueError, match="Relational: no node field is a tensor, .* unknown; pass num_nodes="):
+        Relational().propagate({"near": EDGES, "far": EDGES}, x=1.0)
+    with pytest.raises(ValueError, match="plan: num_nodes is not known"):
+        mpnn.plan(EDGES)
+
+
+def test_a_plan_of_another_schedule_is_refused():
+    plan = mpnn.plan(EDGES, "topological", num_nodes=4)
+    assert mixed(plan).shape == mixed(plan, schedule="topological").shape == (4, 2)
+    with pytest.raises(ValueError, match="Mixed: the plan was made for topological, but schedule='synchronous'"):
+        mixed(plan, schedule="synchronous")
+    with pytest.raises(ValueError, match="the plan was made for topological, but"):
+        mixed(plan, schedule=mpnn.schedule.topological.reverse)
+
+
+# the layout -----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(digraphs(min_nodes=1), st.data(), st.booleans())
+def test_frontiers_and_the_edges_into_them_are_contiguous_and_nothing_is_lost(graph, data, turn):
+    n, rows = graph.num_nodes, torch.arange(graph.num_edges)
+    levels = torch.tensor(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
+    plan = mpnn.plan(graph, by(levels).reverse if turn else by(levels))
+    edges = plan.edges[""]
+    assert plan.edge_index().tolist() == (graph.edge_index.flip(0) if turn else graph.edge_index).tolist()
+    assert edges.unplace(edges.place(rows)).tolist() == rows.tolist()
+    assert plan.unplace(plan.place(torch.arange(n))).tolist() == list(range(n))
+    in_order = plan.place(plan.level)
+    assert in_order.tolist() == [at for at, count in enumerate(plan.node_counts) for _ in range(count)]
+    assert in_order[edges.dst].tolist() == [at for at, count in enumerate(edges.counts) for _ in range(count)]
+    assert edges.dst.tolist() == sorted(edges.dst.tolist())
+    for i in range(n):
+        into = range(int(edges.rowptr[i]), int(edges.rowptr[i + 1]))
+        assert list(into) == [e for e, k in enumerate(edges.dst.tolist()) if k == i]
+    order, colptr, dst = edges.transpose
+    assert edges.src[order].tolist() == sorted(edges.src.tolist()) and dst.tolist() == edges.dst[order].tolist()
+    assert colptr.diff().tolist() == torch.bincount(edges.src, minlength=n).tolist()
+
+
+def test_on_a_chain_the_layout_is_that_of_a_packed_sequence():
+    lengths, chains = [4, 2, 3], []
+    for length in lengths:
+        chains.append(graph_of(length, [(i, i + 1) for i in range(length - 1)]))
+    plan = mpnn.plan(Batch.from_data_list(chains), "topological")
+    packed = torch.nn.utils.rnn.pack_sequence([torch.arange(k) for k in lengths], enforce_sorted=False)
+    assert plan.node_counts == packed.batch_sizes.tolist()
+
+
+def everything(plan):
+    return [plan.num_nodes, plan.num_src, plan.num_edges, plan.num_levels, *plan.node_counts] + [
+        size for e in plan.edges.values() for size in (len(e), e.num_src, e.num_dst, *e.counts, *e.degrees)
+    ]
+
+
+@settings(max_examples=25)
+@given(dags())
+def test_all_sizes_are_python_integers(graph):
+    for schedule in ("synchronous", "topological"):
+        assert all(size is None or type(size) is int for size in everything(mpnn.plan(graph, schedule)))
+
+
+def test_a_plan_prints_its_sizes():
+    assert repr(mpnn.plan(EDGES, "topological", 5)) == "Plan(topological, nodes=5, edges=3, levels=4)"
+
+
+# moving and pickling --------------------------------------------------------------------------------------------------
+
+
+def use(plan, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x, h = normal(generator, plan.num_nodes, 2), normal(generator, plan.num_nodes, 2)
+    w = normal(generator, plan.num_edges)
+    return Mixed().propagate(plan, x=x, h=h, w=w), [x, h, w]
+
+
+MOVES = {
+    "pickled": lambda plan: pickle.loads(pickle.dumps(plan)),
+    "moved": lambda plan: plan.to("cpu"),
+    "moved by name": lambda plan: plan.to(device="cpu"),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("schedule", ["topological", ordered(torch.tensor([1.0, 5.0, 2.0, 2.0, 0.0]))], ids=repr)
+def test_a_plan_runs_as_before_after_it_was(move, schedule):
+    plan = mpnn.plan(graph_of(5, [(4, 2), (2, 0), (4, 0), (0, 3)]), schedule)
+    before, leaves = use(plan)  # fills what it remembers
+    moved = MOVES[move](plan)
+    assert repr(moved) == repr(plan) and everything(moved) == everything(plan) and moved is not plan
+    assert moved.edge_index().tolist() == plan.edge_index().tolist()
+    after = Mixed().propagate(moved, x=leaves[0], h=leaves[1], w=leaves[2])
+    assert_same(after, before, leaves)
+
+
+def test_a_plan_in_a_batch_moves_with_it():
+    graph = graph_of(4, [(0, 1), (1, 2)])
+    batch = Batch.from_data_list([graph, graph])
+    batch.plan = mpnn.plan(batch, "topological")
+    there = batch.to("meta").plan  # no accelerator needed to see it go
+    tensors = [there.level, there.edges[""].src, there.edges[""].dst, there.edges[""].rowptr]
+    assert all(t.device.type == "meta" for t in tensors)
+    here = graph_of(4, [(0, 1)])
+    here.plan = mpnn.plan(here, "topological")
+    assert torch.equal(here.to("cpu").plan.level, torch.tensor([0, 1, 0, 0]))
+
+
+# how long plans are kept ----------------------------------------------------------------------------------------------
+
+
+def test_the_plan_of_a_tensor_is_kept_and_made_anew_after_a_change_in_place():
+    layer, edge_index = Mixed(), EDGES.clone()
+    plan = layer.plan(edge_index, 4)
+    assert layer.plan(edge_index, 4) is plan and Mixed().plan(edge_index, 4) is plan
+    assert layer.plan(edge_index.clone(), 4) is not plan  # equal, but another tensor
+    assert layer.plan(edge_index, 5) is not plan
+    edge_index[1, 2] = 0
+    edge_index[0, 2] = 3
+    again = layer.plan(edge_index, 4)
+    assert again is not plan and again.edge_index().tolist() == [[0, 1, 3], [1, 2, 0]]
+    assert layer.plan(edge_index, 4) is again
+
+
+def test_the_values_of_a_schedule_tell_plans_apart():
+    edge_index, values, h = torch.tensor([[0], [1]]), torch.tensor([0, 1]), torch.tensor([[1.0], [0.0]])
+
+    class Pass(mpnn.MessagePassing):
+        state = ("h",)
+
+        def message(self, h_j):
+            return h_j
+
+        def update(self, h, message):
+            return message + 2 * h
+
+    def run(schedule):
+        return Pass().propagate(edge_index, schedule=schedule, h=h).flatten().tolist()
+
+    assert run(by(values)) == [2, 2]
+    values.copy_(torch.tensor([1, 0]))
+    assert run(by(values)) == [2, 1]
+    assert run(ordered(values)) == [2, 2] and run("topological") == [2, 2] and run("synchronous") == [2, 1]
+    for flip in range(20):  # schedules that die may leave their ids to others
+        assert run(by(torch.tensor([0, 1]) if flip % 2 else torch.tensor([1, 0]))) == [2, 1 + flip % 2]
+
+
+def test_a_second_edge_type_built_anew_is_not_taken_for_the_last_one():
+    near, x = torch.tensor([[0], [1]]), torch.eye(3)
+    for k in range(20):  # tensors that die leave their ids to others
+        far = torch.tensor([[k % 3], [2]])
+        out = Relational().propagate({"near": near, "far": far}, x=x)
+        assert out[2].tolist() == [10.0 * (j == k % 3) for j in range(3)]
+        del far
+
+
+def test_a_plan_is_freed_with_its_tensor():
+    edge_index = EDGES.clone()
+    plan = weakref.ref(Mixed().plan(edge_index, 4))
+    mixed(edge_index)
+    mpnn.nn.GCN(2, 2)(torch.ones(4, 2), edge_index)
+    gc.collect()
+    assert plan() is not None
+    del edge_index
+    gc.collect()
+    assert plan() is None
+
+
+def test_layers_without_state_share_one_level_of_any_plan():
+    plan, x = mpnn.plan(EDGES, "topological", 4), torch.rand(4, 3)
+    layer = mpnn.nn.GraphSAGE(3, 2)
+    torch.testing.assert_close(layer(x, plan), layer(x, EDGES))
+    assert plan.flat is plan.flat and plan.flat.num_levels == 1
+
+
+def test_data_is_planned_by_its_own_fields():
+    data = Data(edge_index=EDGES, num_nodes=4, rank=torch.tensor([0, 1, 2, 3]))
+    assert mpnn.plan(data, by("rank")).num_levels == 4
+    assert mpnn.plan(mpnn.plan(data), "topological").num_levels == 1  # a plan stays what it is
