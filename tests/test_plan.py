@@ -42,8 +42,9 @@ class Relational(mpnn.MessagePassing):
         return message_near + message_far
 
 
-def mixed(edge_index, n=4, **fields):
-    return Mixed().propagate(edge_index, **{"x": torch.ones(n, 2), "h": torch.zeros(n, 2), "w": torch.ones(3), **fields})
+def mixed(edge_index, **fields):
+    given = {"x": torch.ones(4, 2), "h": torch.zeros(4, 2), "w": torch.ones(3)}
+    return Mixed().propagate(edge_index, **given | fields)
 
 
 # what is wrong with a graph is said once, when it is planned ----------------------------------------------------------
