@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpnn.datasets import catalog, store
-from mpnn.datasets.catalog import PACKAGE, Card, Result
+from mpnn.datasets.catalog import Card, Result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,19 +124,13 @@ def result_lines(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def script_folder(kind: str) -> Path:
-    """Where scripts or benchmarks are: inside an installed wheel, or beside the package in a clone."""
-    packaged = PACKAGE / f"_{kind}"
-    return packaged if packaged.is_dir() else PACKAGE.parent / kind
-
-
 def scripts(folder: Path) -> dict[str, Path]:
     """The runnable files of a folder by name; those that start with ``_`` are helpers."""
     return {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
 
 
 def run_script(args: argparse.Namespace) -> int:
-    folder = script_folder(args.folder)
+    folder = catalog.beside(args.folder)
     found = scripts(folder)
     if args.name is None:
         print("\n".join(f"{name:<20} {first_line(path)}" for name, path in found.items()) or nothing(folder))

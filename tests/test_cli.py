@@ -17,7 +17,7 @@ def folder(tmp_path, monkeypatch):
     )
     (tmp_path / "plain.py").write_text("print('plain')\n")
     (tmp_path / "_helper.py").write_text("word = 'called'\n")
-    monkeypatch.setattr(cli, "script_folder", lambda kind: tmp_path)
+    monkeypatch.setattr(cli.catalog, "beside", lambda kind: tmp_path)
     return tmp_path
 
 
@@ -81,10 +81,11 @@ def test_an_unknown_script_gives_status_2_and_lists_what_there_is(folder, capsys
 
 
 def test_scripts_of_an_installed_package_are_found_inside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "PACKAGE", tmp_path / "mpnn")
-    assert cli.script_folder("scripts") == tmp_path / "scripts"
-    (tmp_path / "mpnn/_scripts").mkdir(parents=True)
-    assert cli.script_folder("scripts") == tmp_path / "mpnn/_scripts"
+    monkeypatch.setattr(cli.catalog, "PACKAGE", tmp_path / "mpnn")
+    assert cli.catalog.beside("scripts") == tmp_path / "scripts"
+    (tmp_path / "mpnn/_datasets").mkdir(parents=True)
+    assert cli.catalog.beside("scripts") == tmp_path / "mpnn/_scripts"
+    assert cli.catalog.beside("benchmarks") == tmp_path / "mpnn/_benchmarks"  # not site-packages/benchmarks
 
 
 def test_python_dash_m_is_the_same_command(monkeypatch, capsys):

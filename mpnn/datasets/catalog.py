@@ -89,10 +89,12 @@ class Card:
         return bool(self.url) or (bool(self.files) and all(file.url for file in self.files))
 
 
-def folder() -> Path:
-    """Where the cards are: ``mpnn/_datasets`` in an installed wheel, ``datasets/`` beside the package in a clone."""
-    packaged = PACKAGE / "_datasets"
-    return packaged if packaged.is_dir() else PACKAGE.parent / "datasets"
+def beside(name: str) -> Path:
+    """A folder that comes with the package: ``mpnn/_NAME`` in an installed wheel, ``NAME`` beside it in a clone.
+
+    An installed package is known by its cards, so that a stranger's ``site-packages/datasets`` is never taken for ours.
+    """
+    return PACKAGE / f"_{name}" if (PACKAGE / "_datasets").is_dir() else PACKAGE.parent / name
 
 
 def parse(text: str) -> Card:
@@ -119,7 +121,7 @@ def parse(text: str) -> Card:
 @cache
 def cards() -> dict[str, Card]:
     """All cards by name, in alphabetical order."""
-    found = (parse(path.read_text(encoding="utf-8")) for path in sorted(folder().glob("*.toml")))
+    found = (parse(path.read_text(encoding="utf-8")) for path in sorted(beside("datasets").glob("*.toml")))
     return {card.name: card for card in found}
 
 

@@ -10,18 +10,20 @@ import hashlib
 import os
 from pathlib import Path
 
-from mpnn.datasets.catalog import PACKAGE, Card, File
+from mpnn.datasets import catalog
+from mpnn.datasets.catalog import Card, File
 
 LARGE = 2**30  # bytes; more than this is downloaded only when asked for by name
 
 
 def home() -> Path:
     """The folder that downloads are written to."""
-    if (PACKAGE / "_datasets").is_dir():
-        import pooch
+    cards = catalog.beside("datasets")
+    if cards.name != "_datasets":
+        return cards
+    import pooch
 
-        return Path(pooch.os_cache("mpnn"))
-    return PACKAGE.parent / "datasets"
+    return Path(pooch.os_cache("mpnn"))
 
 
 def places() -> list[Path]:

@@ -106,6 +106,8 @@ def test_the_evaluator_is_ogbs_own(places):
 def test_mpnn_data_is_read_and_not_written(places, monkeypatch):
     folder = write(places / "given/ogb/ogbn_arxiv", NODE_FILES)
     monkeypatch.setenv("MPNN_DATA", str(places / "given"))
+    (folder / "processed").mkdir()
+    (folder / "processed/geometric_data_processed.pt").write_bytes(b"of an older version")
     before = sorted(folder.rglob("*"))
     assert ogb.load("ogbn-arxiv").num_nodes == 5
     assert sorted(folder.rglob("*")) == before

@@ -106,13 +106,15 @@ def test_a_download_with_other_bytes_is_refused(places, tmp_path, monkeypatch):
 
 def test_a_folder_is_present_only_with_all_its_files(places):
     assert store.find_folder(tiny()) is None
+    (places[0] / "sets/tiny").mkdir(parents=True)
+    assert store.find_folder(tiny()) is None
     put(places[1])
     assert store.find_folder(tiny()) == places[1] / "sets/tiny"
 
 
 def test_an_installed_package_writes_to_the_users_cache(tmp_path, monkeypatch):
     (tmp_path / "mpnn/_datasets").mkdir(parents=True)
-    monkeypatch.setattr(store, "PACKAGE", tmp_path / "mpnn")
+    monkeypatch.setattr(catalog, "PACKAGE", tmp_path / "mpnn")
     assert "mpnn" in store.home().parts and tmp_path not in store.home().parents
 
 
