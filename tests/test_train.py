@@ -1,0 +1,84 @@
+"""The training loop that all scripts share."""
+
+import pytest
+import torch
+from torch import nn
+
+from mpnn.train import fit, seed_all
+
+
+def problem(seed: int = 0, lr: float = 0.1):
+    """A small regression with dropout, so that the random state matters."""
+    seed_all(seed)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+    x = torch.randn(16, 3)
+    y = x.sum(1, keepdim=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr)
+    return {
+        "model": model,
+        "batches": [(x[:8], y[:8]), (x[8:], y[8:])],
+        "loss": lambda m, batch: (m(batch[0]) - batch[1]).square().mean(),
+        "evaluate": lambda m: {"val": -float((m(x) - y).square().mean())},
+        "optimizer": optimizer,
+        "schedulers": [torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)],
+    }
+
+
+def parameters(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_best_state_is_put_back():
+    task = problem()
+    scores = iter([1.0, 5.0, 2.0, 3.0])
+    kept = []
+
+    def evaluate(model):
+        kept.append(parameters(model))
+        return {"val": next(scores)}
+
+    done = fit(**task | {"evaluate": evaluate}, epochs=4)
+    assert done.best == {"val": 5.0, "epoch": 2}
+    assert torch.equal(parameters(task["model"]), kept[1]) and not torch.equal(kept[1], kept[3])
+    assert not task["model"].training
+
+
+def test_patience_stops_the_run():
+    scores = iter([1.0, 3.0, 2.0, 2.0, 2.0, 9.0])
+    done = fit(**problem() | {"evaluate": lambda m: {"val": next(scores)}}, epochs=6, patience=3)
+    assert done.epochs == 5 and done.best["epoch"] == 2
+
+
+def test_a_run_that_was_killed_resumes_to_the_same_result(tmp_path):
+    whole = problem()
+    expected = fit(**whole, epochs=8)
+    broken = problem()
+    fit(**broken, epochs=3, checkpoint=tmp_path / "run.pt")
+    again = problem(seed=5)  # another start, as a new process would have before it loads
+    again["batches"], again["evaluate"] = whole["batches"], whole["evaluate"]
+    resumed = fit(**again, epochs=8, checkpoint=tmp_path / "run.pt")
+    assert resumed.history == expected.history and resumed.best == expected.best
+    assert torch.equal(parameters(again["model"]), parameters(whole["model"]))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    task = problem()
+    done = fit(**task, epochs=3, checkpoint=tmp_path / "run.pt")
+    before = parameters(task["model"])
+    assert fit(**task, epochs=3, checkpoint=tmp_path / "run.pt").history == done.history
+    assert torch.equal(parameters(task["model"]), before)
+
+
+def test_gradients_are_clipped():
+    task = problem()
+    task["optimizer"] = torch.optim.SGD(task["model"].parameters(), 1.0)
+    start = parameters(task["model"])
+    fit(**task | {"batches": task["batches"][:1], "schedulers": [], "evaluate": lambda m: {"val": 0.0}}, epochs=1, clip=1e-3)
+    assert 0 < float((parameters(task["model"]) - start).norm()) <= 1.001e-3
+
+
+def test_a_loss_that_is_nan_names_the_epoch():
+    losses = iter([1.0, float("nan")])
+    task = problem() | {"loss": lambda m, batch: next(losses) * m(batch[0]).sum()}
+    with pytest.raises(FloatingPointError, match="nan in epoch 1"):
+        fit(**task, epochs=3)
