@@ -97,3 +97,12 @@ def check_features(owner: str, x: Tensor, expected: int) -> None:
             f"{owner}: x has {x.shape[-1]} features a node, shape {tuple(x.shape)}; expected {expected}. Make the layer with "
             f"in_features={x.shape[-1]}, or pass other features."
         )
+
+
+def check_dense(owner: str, x: Tensor) -> None:
+    """Raises if x is sparse, for layers that have no product to begin with."""
+    if is_sparse(x):
+        raise ValueError(
+            f"{owner}: x is sparse, with layout {x.layout}; expected a dense tensor. Pass x.to_dense(), or put an "
+            "mpnn.features.Linear, which takes sparse features, in front."
+        )

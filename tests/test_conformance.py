@@ -17,6 +17,7 @@ from torch_geometric.data import Batch, Data
 from zoo import graphs
 
 import mpnn
+from mpnn.features import Linear
 from mpnn.nn import (
     GAT,
     GCN,
@@ -80,7 +81,7 @@ class Recurrent(mpnn.MessagePassing):
     def __init__(self):
         super().__init__()
         self.hidden_features = 4
-        self.input, self.forget = nn.Linear(IN, 4), nn.Linear(4, 4)
+        self.input, self.forget = Linear(IN, 4), nn.Linear(4, 4)
 
     def forward(self, x, edge_index, edge_weight, *, schedule=None):
         return self.propagate(edge_index, schedule=schedule, z=self.input(x), edge_weight=edge_weight)
@@ -108,14 +109,14 @@ TABLE = [
     Row("GATv2", lambda: GATv2(IN, 2, heads=2), sparse=True),
     Row("GATv2, no loops", lambda: GATv2(IN, 2, heads=2, self_loops=False), sparse=True),
     Row("GraphSAGE, mean", lambda: GraphSAGE(IN, 2), sparse=True),
-    Row("GraphSAGE, wider", lambda: GraphSAGE(IN, 5)),
+    Row("GraphSAGE, wider", lambda: GraphSAGE(IN, 5), sparse=True),
     Row("GraphSAGE, sum", lambda: GraphSAGE(IN, 2, "sum"), sparse=True),
     Row("GraphSAGE, max", lambda: GraphSAGE(IN, 2, "max"), ways=NO_SPMM),
     Row("GraphSAGE, LSTM", lambda: GraphSAGE(IN, 2, "lstm"), ways=NO_SPMM, symmetric=False, compiles=False),
     Row("GIN", lambda: GIN(mlp(IN, 2), train_eps=True)),
     Row("MeanNetwork", lambda: MeanNetwork(IN, 2, torch.tanh), sparse=True),
     Row("Chebyshev", lambda: Chebyshev(IN, 2, terms=4), sparse=True),
-    Row("Chebyshev, wider", lambda: Chebyshev(IN, 5, terms=3), takes=("edge_weight",)),
+    Row("Chebyshev, wider", lambda: Chebyshev(IN, 5, terms=3), takes=("edge_weight",), sparse=True),
     Row(
         "GraphNetwork",
         lambda: GraphNetwork(mlp(2 + IN + IN + 2, 4), mlp(4 + IN + 2, 5), mlp(4 + 5 + 2, 6)),
@@ -132,7 +133,7 @@ TABLE = [
     Row("EdgeReadout", lambda: EdgeReadout(nn.Bilinear(IN, IN, 2)), gives=("edge",), ways=()),
     Row("GraphReadout", lambda: GraphReadout("mean", mlp(IN, 2)), gives=("graph",), ways=()),
     Row("GraphReadout, attention", lambda: GraphReadout(attention(IN, 2)), gives=("graph",), ways=()),
-    Row("a layer with state", Recurrent, takes=("edge_weight",), schedules=tuple(SCHEDULES), ways=NO_SPMM),
+    Row("a layer with state", Recurrent, takes=("edge_weight",), schedules=tuple(SCHEDULES), ways=NO_SPMM, sparse=True),
 ]
 
 every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
@@ -380,6 +381,13 @@ def test_sparse_features_are_the_dense_ones(row):
         expected = call(layer, row, data, schedule, x=dense)
         sparse = call(layer, row, data, schedule, x=dense.to_sparse_csr())
         assert_same(sparse, expected, leaves, what=name)
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if not row.sparse], ids=lambda row: row.name)
+def test_sparse_features_are_refused_with_the_way_out_where_they_are_not_accepted(row):
+    layer, data = made(row), dressed(graphs()["random"], row)
+    with pytest.raises(ValueError, match=rf"{type(layer).__name__}.*: x is sparse.*Pass x.to_dense\(\)"):
+        call(layer, row, data, x=data.x.to_sparse_csr())
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if "synchronous" in row.schedules], ids=lambda row: row.name)

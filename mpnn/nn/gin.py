@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
+from mpnn.features import check_dense
 from mpnn.message_passing import MessagePassing
 
 __all__ = ["GIN"]
@@ -34,7 +35,7 @@ class GIN(MessagePassing):
         mlp; eps ``()``: a parameter if ``train_eps``, else a buffer.
 
     Raises:
-        ValueError: x has not one row a node.
+        ValueError: x is sparse.
 
     Example:
         >>> GIN(nn.Linear(3, 2))(torch.ones(4, 3), torch.tensor([[0, 1], [1, 2]])).shape
@@ -56,6 +57,7 @@ class GIN(MessagePassing):
         nn.init.constant_(self.eps, self.initial_eps)
 
     def forward(self, x: Tensor, edge_index: Any) -> Tensor:
+        check_dense("GIN", x)
         return self.propagate(edge_index, x=x)
 
     def update(self, x, message):

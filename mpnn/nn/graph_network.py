@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
+from mpnn.features import check_dense
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan
 
@@ -42,7 +43,7 @@ class GraphNetwork(MessagePassing):
         ``batch``.
 
     Raises:
-        ValueError: a value has not one row for each node, edge or graph.
+        ValueError: a value has not one row for each node or edge; x is sparse.
 
     Example:
         >>> layer = GraphNetwork(edge=nn.Linear(2 + 3 + 3, 4), node=nn.Linear(4 + 3, 5), graph=nn.Linear(4 + 5, 6))
@@ -77,6 +78,7 @@ class GraphNetwork(MessagePassing):
         batch: Tensor | None = None,
         num_graphs: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        check_dense("GraphNetwork", x)
         if edge_attr is None:
             edge_attr = x.new_zeros(edge_index.num_edges if isinstance(edge_index, Plan) else edge_index.shape[1], 0)
         if num_graphs is None:

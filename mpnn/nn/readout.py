@@ -11,6 +11,7 @@ from torch_geometric.nn.aggr import AttentionalAggregation
 from torch_geometric.nn.inits import reset
 
 from mpnn.aggr import resolve
+from mpnn.features import check_dense
 from mpnn.plan import Plan
 
 __all__ = ["EdgeReadout", "GraphReadout", "attention"]
@@ -32,6 +33,9 @@ class EdgeReadout(nn.Module):
     Shape:
         x ``(N, F)``, edge_index ``(2, E)``, of any pairs of nodes -> what ``f`` makes of ``(E, F)`` and ``(E, F)``.
 
+    Raises:
+        ValueError: x is sparse.
+
     Example:
         >>> EdgeReadout(nn.Bilinear(3, 3, 1))(torch.ones(4, 3), torch.tensor([[0, 1], [1, 2]])).shape
         torch.Size([2, 1])
@@ -45,6 +49,7 @@ class EdgeReadout(nn.Module):
         reset(self.f)
 
     def forward(self, x: Tensor, edge_index: Any) -> Tensor:
+        check_dense("EdgeReadout", x)
         src, dst = edge_index.edge_index() if isinstance(edge_index, Plan) else edge_index
         return self.f(x.index_select(0, src), x.index_select(0, dst))
 
@@ -68,7 +73,7 @@ class GraphReadout(nn.Module):
         sum, mean, max and attention are 0, and no gradient flows.
 
     Raises:
-        ValueError: the aggregation is unknown or refused.
+        ValueError: the aggregation is unknown or refused; x is sparse.
 
     Example:
         >>> GraphReadout("mean", nn.Linear(3, 2))(torch.ones(4, 3), batch=torch.tensor([0, 0, 1, 1])).shape
@@ -85,6 +90,7 @@ class GraphReadout(nn.Module):
         reset(self.f)
 
     def forward(self, x: Tensor, batch: Tensor | None = None, num_graphs: int | None = None) -> Tensor:
+        check_dense("GraphReadout", x)
         if batch is None:
             batch, num_graphs = x.new_zeros(x.shape[0], dtype=torch.long), 1
         pooled = self.aggr(x, index=batch, dim_size=num_graphs, dim=0)

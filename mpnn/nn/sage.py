@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mpnn.features import Linear, is_sparse
+from mpnn.features import Linear, check_dense, is_sparse
 from mpnn.message_passing import MessagePassing
 
 __all__ = ["GraphSAGE"]
@@ -31,15 +31,15 @@ class GraphSAGE(MessagePassing):
         bias: whether to add b.
 
     Shape:
-        x ``(N, in_features)`` dense or sparse CSR, or a pair of source and target features; edge_index ``(2, E)``
-        -> ``(N, out_features)``.
+        x ``(N, in_features)`` dense, or sparse CSR with a sum or mean; or a pair of source and target features;
+        edge_index ``(2, E)`` -> ``(N, out_features)``.
 
     Attributes:
         neighbour.weight, own.weight ``(out_features, in_features)``; neighbour.bias ``(out_features,)``: as
         ``torch.nn.Linear``.
 
     Raises:
-        ValueError: x has another width.
+        ValueError: x has another width, or is sparse and the aggregation neither a sum nor a mean.
 
     Example:
         >>> import torch
@@ -72,6 +72,7 @@ class GraphSAGE(MessagePassing):
             message = self.propagate(edge_index, x=(self.neighbour.product(source), target), num_nodes=size)
             message = self.neighbour.shift(message)
         else:
+            check_dense(f"GraphSAGE with aggr={self.aggr!r}", source)
             message = self.neighbour(self.propagate(edge_index, x=(source, target), num_nodes=size))
         return message + self.own(target)
 
