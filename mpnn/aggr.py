@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch_geometric.nn import aggr as geometric
 from torch_geometric.nn.resolver import aggregation_resolver
 
-__all__ = ["resolve"]
+__all__ = ["reduce", "resolve"]
 
 REFUSED = {
     "LSTMAggregation": "it runs its LSTM over the padding of shorter neighbourhoods; use mpnn.nn.LSTMAggregation, "
@@ -46,6 +47,18 @@ def resolve(owner: str, aggr: str | nn.Module) -> tuple[str, nn.Module]:
                     f"nodes of its batch: {REFUSED[kind.__name__]}."
                 )
     return name, module
+
+
+def reduce(module: nn.Module, x: Tensor, index: Tensor, num_nodes: int) -> Tensor:
+    """What an aggregation makes of the rows ``(E, F)`` of each node.
+
+    Quantiles in torch_geometric 2.8 fail where the first node has no row or there is none at all; they get one node more,
+    with rows, in front.
+    """
+    if not any(isinstance(part, geometric.QuantileAggregation) for part in module.modules()):
+        return module(x, index=index, dim_size=num_nodes, dim=0)
+    x = torch.cat([x.new_zeros(2, *x.shape[1:]), x])
+    return module(x, index=torch.cat([index.new_zeros(2), index + 1]), dim_size=num_nodes + 1, dim=0)[1:]
 
 
 def _named(owner: str, name: str) -> nn.Module:

@@ -175,6 +175,8 @@ def _sampled(edges: Edges, rows: Tensor, cols: Tensor) -> Tensor:
             out[:, head] = _sampled(edges, rows[:, head], cols[:, head])
         return out
     shape = (edges.num_dst, edges.num_src)
+    if len(edges) > edges.num_dst * edges.num_src:  # which torch refuses; there are few nodes and many double edges
+        return (rows.index_select(0, edges.dst) * cols.index_select(0, edges.src)).sum(1)
     pattern = csr(edges.rowptr, edges.src, rows.new_zeros(len(edges)), shape)
     return torch.sparse.sampled_addmm(pattern, rows.contiguous(), cols.t(), beta=0.0).values()
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpnn.aggr import reduce
 from mpnn.hooks import MISSING, Argument, Hook
 from mpnn.kernels import flat, shaped, weigh
 
@@ -134,7 +135,7 @@ def aggregate(layer, sent: Any, segment) -> Any:
 
 def _with_module(aggr, values: Tensor, segment) -> Tensor:
     rows = flat(values)
-    out = aggr(rows, index=segment.index, dim_size=segment.num_nodes, dim=0)
+    out = reduce(aggr, rows, segment.index, segment.num_nodes)
     return shaped(out, values) if out.shape[1:] == rows.shape[1:] else out
 
 
