@@ -7,15 +7,11 @@ place that knows a data set's files, checksums and counts: the loaders take them
 from __future__ import annotations
 
 import difflib
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
