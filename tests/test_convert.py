@@ -310,6 +310,13 @@ def test_a_field_of_the_graph_has_a_row_for_each_graph_of_a_batch():
     assert Batch.from_data_list([data, data]).y.tolist() == [3, 3]
 
 
+def test_a_field_of_the_graph_stays_one_where_there_is_a_single_node():
+    graph = nx.DiGraph(label=3)
+    graph.add_node("alone")
+    back = to_networkx(from_networkx(graph, graph_attrs={"y": "label"}))
+    assert back.graph == {"label": 3} and back.nodes["alone"] == {}
+
+
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -353,6 +360,14 @@ def test_an_edge_that_does_not_fit_is_named_with_its_key():
     graph.edges["a", "b", ("l", 0)]["w"] = "heavy"
     with pytest.raises(ValueError, match=r"edge \('a', 'b', \('l', 0\)\).*'heavy'.*edge_weight=lambda u, v, key"):
         from_networkx(graph, edge_weight="w")
+
+
+def test_an_undirected_edge_that_does_not_fit_counts_once():
+    graph = nx.Graph([("a", "b", {"w": 1}), ("b", "c", {"w": "heavy"}), ("c", "d")])
+    with pytest.raises(ValueError, match=r"edge \('c', 'd'\) has no attribute 'w'.*1 of 3 have none"):
+        from_networkx(graph, edge_weight="w")
+    with pytest.raises(ValueError, match=r"edge \('b', 'c'\).*'heavy'.*1 of 2 do not fit"):
+        from_networkx(graph, edge_weight="w", fill=0)
 
 
 def test_a_name_that_no_node_has_lists_the_names_there_are():
@@ -514,6 +529,14 @@ def test_data_from_elsewhere_converts_with_all_its_fields():
     assert [w for _, _, w in graph.edges(data="edge_weight")] == [1, 3, 2]
     assert graph.nodes[2]["names"] == "r" and graph.nodes[2]["x"].dtype == torch.float64
     assert graph.graph["y"].tolist() == [1]
+
+
+def test_data_without_edges_converts_and_sparse_edges_are_refused():
+    data = Data(x=torch.ones(2, 1))
+    assert list(to_networkx(data)) == [0, 1]
+    data.adj_t = torch.eye(2).to_sparse_csr()
+    with pytest.raises(ValueError, match="are a sparse matrix; expected edge_index"):
+        to_networkx(data)
 
 
 def test_directions_are_paired_by_their_ends_where_there_are_no_numbers():

@@ -41,6 +41,10 @@ class Rows:
             return self
         return Rows(tuple([column[row] for row in rows] for column in self.names), [self.attrs[row] for row in rows])
 
+    def share(self, rows: list[int]) -> str:
+        """How many these are, where the two directions of an undirected edge, which share their attributes, are one."""
+        return f"{len({id(self.attrs[row]) for row in rows})} of {len(set(map(id, self.attrs)))}"
+
     def values(self, source: Any) -> list:
         """What a function gives for each, or the attribute of that name, None where there is none."""
         return list(map(source, *self.names)) if callable(source) else [attrs.get(source) for attrs in self.attrs]
@@ -232,10 +236,11 @@ def _missing(request: Request, rows: Rows, source: Any, missing: list[int]) -> V
         what = f"attribute {source!r} of {name}, asked for by {request.field}=, is None"
     else:
         what = f"{name} has no attribute {source!r}, asked for by {request.field}="
-    known = dict.fromkeys(known for attrs in rows.attrs for known in attrs) if len(missing) == len(rows) else ()
-    there = f" Attributes there are: {', '.join(map(repr, list(known)[:12]))}." if known else ""
+    known = dict.fromkeys(known for attrs in rows.attrs for known in attrs)
+    lost = len(missing) == len(rows) and source not in known and not callable(source)
+    there = f" Attributes there are: {', '.join(map(repr, list(known)[:12])) or 'none'}." if lost else ""
     return ValueError(
-        f"from_networkx: {what}; expected a value for every {request.owner}. {len(missing)} of {len(rows)} have none."
+        f"from_networkx: {what}; expected a value for every {request.owner}. {rows.share(missing)} have none."
         f"{there} Add them, or pass fill=, such as fill=0 or fill={{{request.field!r}: 0}}."
     )
 
@@ -247,6 +252,6 @@ def _unfit(request: Request, rows: Rows, source: Any, bad: list[int], found: str
     asked = "" if callable(source) else f", asked for by {request.field}=,"
     args = {"node": "node", "edge": ", ".join(("u", "v", "key")[: len(names)]), "graph": "graph"}[request.owner]
     return ValueError(
-        f"from_networkx: {what}{asked} is {found}; expected {expected}. {len(bad)} of {len(rows)} do not fit. Change "
+        f"from_networkx: {what}{asked} is {found}; expected {expected}. {rows.share(bad)} do not fit. Change "
         f"them in the graph, or pass a function that makes a tensor of each: {request.field}=lambda {args}: ..."
     )

@@ -154,7 +154,7 @@ def _types(rows: Rows, source: Any, keyword: str) -> list[str] | None:
         by = "" if callable(source) else f"attribute {source!r}, "
         raise ValueError(
             f"from_networkx: the type of {name_of(owner, rows.name(bad[0]))} ({by}asked for by {keyword}=) is "
-            f"{reprlib.repr(kinds[bad[0]])}; expected a string. {len(bad)} of {len(rows)} {owner}s have no string for "
+            f"{reprlib.repr(kinds[bad[0]])}; expected a string. {rows.share(bad)} {owner}s have no string for "
             f"a type. Set it, or pass a function: {keyword}=lambda {'node' if owner == 'node' else 'u, v'}: ..."
         )
     return kinds
