@@ -206,6 +206,18 @@ def test_positions_are_taken_as_they_are_and_lie_on_the_picture():
     assert np.allclose(places(draw(data, layout=2 * pos)), 2 * pos)
 
 
+def test_superpixels_stand_upright_without_their_picture():
+    data = Data(edge_index=torch.tensor([[0], [1]]), num_nodes=2, pos=torch.tensor([[0.0, 0.0], [0.0, 5.0]]))
+    data.segment_index = torch.tensor([0, 1])
+    assert draw(data).yaxis_inverted()
+
+
+def test_networkx_nodes_stay_at_their_pos():
+    graph = nx.path_graph(3)
+    nx.set_node_attributes(graph, {0: (0, 0), 1: (4, 1), 2: (1, 7)}, "pos")
+    assert np.allclose(places(draw(graph)), [(0, 0), (4, 1), (1, 7)])
+
+
 def test_general_graphs_spread_out_and_do_so_again():
     graph = nx.grid_2d_graph(8, 6)
     xy = places(draw(graph))
