@@ -100,7 +100,7 @@ def _update_role(name: str) -> tuple[str, str]:
 
 def _edge_update_role(name: str) -> tuple[str, str]:
     base, role = _edge_role(name)
-    return (base, role) if not name == "message" else (name, "message")
+    return (base, role) if name != "message" else (name, "message")
 
 
 def _global_role(name: str) -> tuple[str, str]:

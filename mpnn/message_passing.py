@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from mpnn import schedule as schedules
 from mpnn.aggr import resolve
 from mpnn.engine import Call, run
-from mpnn.engine.call import Result, call_hook, each
+from mpnn.engine.after import edge_values, graph_values
 from mpnn.graph import Size
-from mpnn.hooks import MISSING, Hooks, read_hooks
+from mpnn.hooks import Hooks, read_hooks
 from mpnn.kernels import Loose
 from mpnn.plan import Plan, cached_plan
 from mpnn.schedule import Schedule
@@ -143,13 +143,17 @@ class MessagePassing(nn.Module):
         nodes = result.nodes if len(result.nodes) > 1 else result.nodes[0]
         if self.hooks.edge_update is None and self.hooks.global_update is None:
             return nodes
-        returned = [nodes]
+        returned, edges = [nodes], {}
         if self.hooks.edge_update is not None:
-            edges = {kind: self._edge_values(call, result, kind) for kind in plan.edges}
+            edges = {kind: edge_values(call, result, kind) for kind in plan.edges}
             returned.append(edges if len(edges) > 1 else next(iter(edges.values())))
         if self.hooks.global_update is not None:
-            returned.append(self._global_values(call, *returned))
+            returned.append(graph_values(call, nodes, edges))
         return tuple(returned)
+
+    def plan(self, edge_index: Any, num_nodes: Size) -> Any:
+        """The cached plan of a graph under the layer's own schedule, for layers that derive something from the graph."""
+        return self._plan(edge_index, None, num_nodes)
 
     def _size(self, edge_index: Any, num_nodes: Size | None, fields: dict[str, Any]) -> Size:
         """The number of nodes, which all node fields must agree on."""
@@ -166,20 +170,20 @@ class MessagePassing(nn.Module):
             elif isinstance(value, Tensor) and value.dim():
                 if dst and dst[1] != value.shape[0]:
                     raise ValueError(
-                        f"{type(self).__name__}: {dst[0]!r} has {dst[1]} rows, but {name!r} has {value.shape[0]}; expected one row a "
-                        "node in both. Pass num_nodes=(sources, targets) for a bipartite graph."
+                        f"{self._name}: {dst[0]!r} has {dst[1]} rows, but {name!r} has {value.shape[0]}; expected one "
+                        "row a node in both. Pass num_nodes=(sources, targets) for a bipartite graph."
                     )
                 dst = dst or (name, value.shape[0])
         if dst is None:
-            raise ValueError(f"{type(self).__name__}: no node field is a tensor, so the number of nodes is unknown; pass num_nodes=.")
+            raise ValueError(f"{self._name}: no node field is a tensor, so the number of nodes is unknown; pass num_nodes=.")
         return dst[1] if src is None else (src[1], dst[1])
 
     def _plan(self, edge_index: Any, schedule: Any, size: Size) -> Any:
         if isinstance(edge_index, Plan):
             if schedule is not None and not schedules.get(schedule).like(edge_index.schedule):
                 raise ValueError(
-                    f"{type(self).__name__}: the plan was made for {edge_index.schedule}, but schedule={schedule!r} is asked for; plan "
-                    "the graph with this schedule, or pass schedule=None."
+                    f"{self._name}: the plan was made for {edge_index.schedule}, but schedule={schedule!r} is asked for; "
+                    "plan the graph with this schedule, or pass schedule=None."
                 )
             return edge_index if self.state else edge_index.flat
         rule = schedules.get(self.schedule if schedule is None else schedule)
@@ -188,59 +192,25 @@ class MessagePassing(nn.Module):
         if torch.compiler.is_compiling() and rule.name == "synchronous" and isinstance(edge_index, Tensor):
             return _Traced(edge_index, size, rule)
         self._check_types(edge_index)
-        return cached_plan(edge_index, rule, size, type(self).__name__)
-
-    def plan(self, edge_index: Any, num_nodes: Size) -> Any:
-        """The cached plan of a graph under the layer's own schedule, for layers that derive something from the graph."""
-        return self._plan(edge_index, None, num_nodes)
+        return cached_plan(edge_index, rule, size, self._name)
 
     def _check_types(self, edge_index: Any) -> None:
         given = tuple(edge_index) if isinstance(edge_index, dict) else ("",)
-        if set(given) != set(self.hooks.types):
-            wanted = f"a message_<type> for each of {self.hooks.types}" if self.hooks.types != ("",) else "one message for all edges"
+        if set(given) == set(self.hooks.types):
+            return
+        if self.hooks.types == ("",):
             raise ValueError(
-                f"{type(self).__name__} has {wanted}, but was given the edge types {given}; pass edge_index as "
-                f"{'{type: (2, E)} with exactly these types, an empty (2, 0) where there is none' if self.hooks.types != ('',) else 'one tensor (2, E)'}."
+                f"{self._name} has one message for all edges, but was given the edge types {given}; pass edge_index as one "
+                "tensor (2, E), or define a message_<type> for each."
             )
+        raise ValueError(
+            f"{self._name} has a message_<type> for each of {self.hooks.types}, but was given the edge types {given}; pass "
+            "edge_index as {type: (2, E)} with exactly these types, an empty (2, 0) where there is none."
+        )
 
-    def _edge_values(self, call: Call, result: Result, kind: str) -> Any:
-        """``edge_update`` on all edges of one type, in the user's order."""
-        src, dst = call.plan.edge_index(kind)
-        level, hook = call.plan.level, self.hooks.edge_update
-        values = []
-        for a in hook.arguments:
-            if a.role == "message":
-                values.append(result.messages[kind])
-            elif a.field.startswith("message"):
-                end = src if a.role == "source" else dst
-                values.append(each(lambda m, end=end: m.index_select(0, end), result.aggregated[call.message_name(kind)]))
-            else:
-                value = call.value(hook, a, kind)
-                if isinstance(value, Tensor) and value.dim() and a.role != "edge":
-                    old = value.index_select(0, src if a.role == "source" else dst)
-                    if a.role == "source" and a.field in self.state and call.plan.num_levels > 1:
-                        new = result.nodes[self.state.index(a.field)].index_select(0, src)
-                        newer = (level[src] < level[dst]).view(-1, *(1,) * (old.dim() - 1))
-                        old = torch.where(newer, new, old)
-                    value = old
-                values.append(value)
-        return call_hook(self, hook, values)
-
-    def _global_values(self, call: Call, nodes: Any, edges: Any = None) -> Any:
-        hook, batch = self.hooks.global_update, call.batch
-        given = {a.name: call.fields.get(a.field, a.default) for a in hook.arguments if a.role == "own"}
-        for name, value in given.items():
-            if value is MISSING:
-                raise TypeError(f"{type(self).__name__}.global_update asks for {name!r}, which was not passed. Pass {name}=....")
-        if batch is None:
-            batch = call.like().new_zeros(call.plan.num_nodes, dtype=torch.long)
-        graphs = call.num_graphs or next((v.shape[0] for v in given.values() if isinstance(v, Tensor) and v.dim()), None)
-        graphs = graphs or (int(batch.max()) + 1 if batch.numel() else 1)
-        pool = self.readout_module
-        ends = batch.index_select(0, call.plan.edge_index(next(iter(call.plan.edges)))[1])
-        given["nodes"] = each(lambda v: pool(v, batch, dim_size=graphs, dim=0), nodes)
-        given["edges"] = None if edges is None else each(lambda v: pool(v, ends, dim_size=graphs, dim=0), edges)
-        return call_hook(self, hook, [given[a.name] for a in hook.arguments])
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
 
 
 class _Traced:
