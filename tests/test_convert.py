@@ -655,11 +655,12 @@ def test_typed_data_from_elsewhere_has_types_and_positions_for_ids():
     data["a"].num_nodes, data["b"].x = 1, torch.ones(2, 1)
     data["a", "to", "b"].edge_index = torch.tensor([[0], [1]])
     data.split = "train"
+    data["a"].source = "catalogue"
     graph = to_networkx(data)
     assert list(graph) == [("a", 0), ("b", 0), ("b", 1)] and list(graph.edges(data="edge_type")) == [
         (("a", 0), ("b", 1), "to")
     ]
-    assert graph.nodes["a", 0] == {"node_type": "a"} and graph.graph == {"split": "train"}
+    assert graph.nodes["a", 0] == {"node_type": "a"} and graph.graph == {"split": "train", ("a", "source"): "catalogue"}
     data["b", "to", "c"].edge_index = torch.tensor([[0], [0]])
     with pytest.raises(ValueError, match="ends of type 'c', of which data has no nodes"):
         to_networkx(data)

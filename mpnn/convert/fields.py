@@ -237,7 +237,7 @@ def _missing(request: Request, rows: Rows, source: Any, missing: list[int]) -> V
     else:
         what = f"{name} has no attribute {source!r}, asked for by {request.field}="
     known = dict.fromkeys(known for attrs in rows.attrs for known in attrs)
-    lost = len(missing) == len(rows) and source not in known and not callable(source)
+    lost = source not in known and not callable(source)
     there = f" Attributes there are: {', '.join(map(repr, list(known)[:12])) or 'none'}." if lost else ""
     return ValueError(
         f"from_networkx: {what}; expected a value for every {request.owner}. {rows.share(missing)} have none."
