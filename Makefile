@@ -17,7 +17,7 @@ test-scatter: $(VENV)/.installed
 	$(BIN)/python -m pytest -m scatter tests/test_scatter.py
 
 bench: $(VENV)/.installed
-	$(BIN)/mpnn bench
+	$(BIN)/mpnn bench all
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -2,10 +2,25 @@
 
 from mpnn import datasets, nn, schedule
 from mpnn.containers import apply
+from mpnn.convert import from_networkx, node_ids, node_positions, to_networkx
 from mpnn.draw import draw
 from mpnn.engine import engine
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan, plan
 
-__all__ = ["MessagePassing", "Plan", "apply", "datasets", "draw", "engine", "nn", "plan", "schedule"]
+__all__ = [
+    "MessagePassing",
+    "Plan",
+    "apply",
+    "datasets",
+    "draw",
+    "engine",
+    "from_networkx",
+    "nn",
+    "node_ids",
+    "node_positions",
+    "plan",
+    "schedule",
+    "to_networkx",
+]
 __version__ = "0.1.0"

@@ -41,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
     datasets.set_defaults(command=show_datasets)
     for command, folder, what in (("run", "scripts", "experiment"), ("bench", "benchmarks", "benchmark")):
         sub = commands.add_parser(command, help=f"run an {what}" if what[0] == "e" else f"run a {what}")
-        sub.add_argument("name", nargs="?", help=f"file name in {folder}/ without .py; without it they are listed")
+        names = f"file name in {folder}/ without .py, or all; without it they are listed"
+        sub.add_argument("name", nargs="?", help=names)
         sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="passed on as they are")
         sub.set_defaults(command=run_script, folder=folder)
     return out
@@ -136,6 +137,10 @@ def run_script(args: argparse.Namespace) -> int:
         print("\n".join(f"{name:<20} {first_line(path)}" for name, path in found.items()) or nothing(folder))
         return 0
     name = args.name.removesuffix(".py")
+    if name == "all":
+        for path in found.values():
+            run_file(path, args.rest)
+        return 0
     if name not in found:
         near = difflib.get_close_matches(name, found, n=1)
         raise LookupError(

@@ -94,3 +94,12 @@ def test_python_dash_m_is_the_same_command(monkeypatch, capsys):
         runpy.run_module("mpnn", run_name="__main__")
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("mutag\n")
+
+
+def test_all_runs_every_file_of_the_folder(tmp_path, monkeypatch, capsys):
+    (tmp_path / "benchmarks").mkdir()
+    for name in ("b", "a", "_helper"):
+        (tmp_path / "benchmarks" / f"{name}.py").write_text(f"import sys; print('{name}', sys.argv[1:])")
+    monkeypatch.setattr("mpnn.datasets.catalog.beside", lambda folder: tmp_path / folder)
+    assert cli.main(["bench", "all", "--smoke"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["a ['--smoke']", "b ['--smoke']"]
