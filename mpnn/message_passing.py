@@ -1,4 +1,6 @@
-"""The base class of every layer: a handful of hooks, and ``propagate``, which runs them over a graph under a schedule."""
+"""The base class of every layer: a handful of hooks, and ``propagate``,
+which runs them over a graph under a schedule.
+"""
 
 from __future__ import annotations
 
@@ -28,26 +30,28 @@ class MessagePassing(nn.Module):
         m_i = \mathrm{Aggr}_{j \to i}\, f_m(h_i, h_j, e_{ji}), \qquad h_i' = f_{node}(h_i, m_i), \qquad
         e_{ji}' = f_{edge}(h_i, m_i, h_j, m_j, e_{ji}), \qquad u' = f_{global}(u, \Sigma h', \Sigma e')
 
-    Nodes fire level by level. An edge j -> i hands i the newest state j has: the one written in this pass if j's level is
-    lower, else the one from before the pass.
+    Nodes fire level by level. An edge j -> i hands i the newest state j has: the one written in this pass if j's level
+    is lower, else the one from before the pass.
 
     A subclass defines hooks and asks for what they need by the names of their arguments:
 
-    - ``message``: what an edge sends. ``x_j`` is field x of the source, ``x_i`` of the target, ``u_g`` the graph's; any other
-      name is an edge field. It may return a tuple. Rows are edges, and every hook must treat rows independently.
-    - instead of ``message``, for messages of the form *weight times value*: the class attribute ``value`` names the node field
-      that travels, ``weight`` gives a number an edge (or one a head, ``(E, K)``), and ``attention`` a score that is turned into
-      a weight by a softmax over the edges of a node. Then no tensor of edges by features is built.
+    - ``message``: what an edge sends. ``x_j`` is field x of the source, ``x_i`` of the target, ``u_g`` the graph's; any
+      other name is an edge field. It may return a tuple. Rows are edges, and every hook must treat rows independently.
+    - instead of ``message``, for messages of the form *weight times value*: the class attribute ``value`` names the
+      node field that travels, ``weight`` gives a number an edge (or one a head, ``(E, K)``), and ``attention`` a score
+      that is turned into a weight by a softmax over the edges of a node. Then no tensor of edges by features is built.
     - ``message_<type>``, one for each edge type, when ``edge_index`` is ``{type: edge_index}``.
-    - ``update``: the new state of a node; ``message`` is what was aggregated (``message_<type>`` by type), any other name the
-      node's own field. Written as ``message=None`` it is None in a frontier without edges, which saves products with zero.
-    - ``edge_update``: new edge values, at the end; ``message`` is the edge's own, ``message_i`` and ``message_j`` its ends' sums.
+    - ``update``: the new state of a node; ``message`` is what was aggregated (``message_<type>`` by type), any other
+      name the node's own field. Written as ``message=None`` it is None in a frontier without edges, which saves
+      products with zero.
+    - ``edge_update``: new edge values, at the end; ``message`` is the edge's own, ``message_i`` and ``message_j`` its
+      ends' sums.
     - ``global_update``: new graph values, last; ``nodes`` and ``edges`` are the new values pooled over each graph.
     - ``aggregate``: replaces ``aggr``; is given ``message``, ``index`` (target of each row) and ``num_nodes``.
 
     Attributes:
-        state: names of the fields that ``update`` returns, in order, and that ``h_j`` reads newly written. Empty for layers
-            whose output is no state, as in one-level networks.
+        state: names of the fields that ``update`` returns, in order, and that ``h_j`` reads newly written. Empty for
+            layers whose output is no state, as in one-level networks.
         value: the node field that travels in the structured form.
         aggr: ``"sum"``, or any aggregation of ``torch_geometric.nn.aggr`` by name or object, applied to every message.
             Those whose result for a node depends on other nodes of the batch are refused.
@@ -87,12 +91,14 @@ class MessagePassing(nn.Module):
         super().__init__()
         if not any(self.hooks.message.values()) and self.value is None:
             raise TypeError(
-                f"{type(self).__name__} defines neither message nor value; define message(self, x_j, ...), or the class attribute "
-                "value = 'x' for messages that are a weight times x_j."
+                f"{type(self).__name__} defines neither message nor value; define message(self, x_j, ...), or the "
+                "class attribute value = 'x' for messages that are a weight times x_j."
             )
         self.aggr, self.aggr_module = resolve(type(self).__name__, self.aggr if aggr is None else aggr)
         if self.hooks.global_update is not None:
-            self.readout, self.readout_module = resolve(type(self).__name__, self.readout if readout is None else readout)
+            self.readout, self.readout_module = resolve(
+                type(self).__name__, self.readout if readout is None else readout
+            )
 
     def update(self, message):
         """The new state of a node; unless redefined, what it was sent."""
@@ -103,8 +109,8 @@ class MessagePassing(nn.Module):
         width = getattr(self, "hidden_features", None)
         if width is None:
             raise ValueError(
-                f"{type(self).__name__}: the state {name!r} was not passed and there is no hidden_features to make zeros of. Pass "
-                f"{name}=..., or set self.hidden_features, or define initial_state."
+                f"{type(self).__name__}: the state {name!r} was not passed and there is no hidden_features to make "
+                f"zeros of. Pass {name}=..., or set self.hidden_features, or define initial_state."
             )
         return like.new_zeros(1, width).expand(num_nodes, width)
 
@@ -129,12 +135,13 @@ class MessagePassing(nn.Module):
                 ``(E, ...)`` (or ``{edge type: (E, ...)}``), graph fields ``(B, ...)``, and anything without rows.
 
         Returns:
-            The new state: a tensor, or a tuple if ``update`` returns one. With ``edge_update`` also the edge values, with
-            ``global_update`` also the graph values: ``(nodes, edges, globals)``.
+            The new state: a tensor, or a tuple if ``update`` returns one. With ``edge_update`` also the edge values,
+            with ``global_update`` also the graph values: ``(nodes, edges, globals)``.
 
         Raises:
             TypeError: a hook asks for a field that was not passed.
-            ValueError: a field has not one row for each node or edge; the graph is malformed; the plan has another schedule.
+            ValueError: a field has not one row for each node or edge; the graph is malformed; the plan has another
+                schedule.
         """
         size = self._size(edge_index, num_nodes, fields)
         plan = self._plan(edge_index, schedule, size)
@@ -152,7 +159,9 @@ class MessagePassing(nn.Module):
         return tuple(returned)
 
     def plan(self, edge_index: Any, num_nodes: Size) -> Any:
-        """The cached plan of a graph under the layer's own schedule, for layers that derive something from the graph."""
+        """The cached plan of a graph under the layer's own schedule,
+        for layers that derive something from the graph.
+        """
         return self._plan(edge_index, None, num_nodes)
 
     def _size(self, edge_index: Any, num_nodes: Size | None, fields: dict[str, Any]) -> Size:
@@ -175,15 +184,17 @@ class MessagePassing(nn.Module):
                     )
                 dst = dst or (name, value.shape[0])
         if dst is None:
-            raise ValueError(f"{self._name}: no node field is a tensor, so the number of nodes is unknown; pass num_nodes=.")
+            raise ValueError(
+                f"{self._name}: no node field is a tensor, so the number of nodes is unknown; pass num_nodes=."
+            )
         return dst[1] if src is None else (src[1], dst[1])
 
     def _plan(self, edge_index: Any, schedule: Any, size: Size) -> Any:
         if isinstance(edge_index, Plan):
             if schedule is not None and not schedules.get(schedule).like(edge_index.schedule):
                 raise ValueError(
-                    f"{self._name}: the plan was made for {edge_index.schedule}, but schedule={schedule!r} is asked for; "
-                    "plan the graph with this schedule, or pass schedule=None."
+                    f"{self._name}: the plan was made for {edge_index.schedule}, but schedule={schedule!r} is asked "
+                    "for; plan the graph with this schedule, or pass schedule=None."
                 )
             return edge_index if self.state else edge_index.flat
         rule = schedules.get(self.schedule if schedule is None else schedule)
@@ -200,12 +211,12 @@ class MessagePassing(nn.Module):
             return
         if self.hooks.types == ("",):
             raise ValueError(
-                f"{self._name} has one message for all edges, but was given the edge types {given}; pass edge_index as one "
-                "tensor (2, E), or define a message_<type> for each."
+                f"{self._name} has one message for all edges, but was given the edge types {given}; pass edge_index as "
+                "one tensor (2, E), or define a message_<type> for each."
             )
         raise ValueError(
-            f"{self._name} has a message_<type> for each of {self.hooks.types}, but was given the edge types {given}; pass "
-            "edge_index as {type: (2, E)} with exactly these types, an empty (2, 0) where there is none."
+            f"{self._name} has a message_<type> for each of {self.hooks.types}, but was given the edge types {given}; "
+            "pass edge_index as {type: (2, E)} with exactly these types, an empty (2, 0) where there is none."
         )
 
     @property
@@ -214,7 +225,9 @@ class MessagePassing(nn.Module):
 
 
 class _Traced:
-    """Stands for a plan of one level while a compiler traces: sizes may be symbols, and nothing is computed beforehand."""
+    """Stands for a plan of one level while a compiler traces: sizes may be symbols,
+    and nothing is computed beforehand.
+    """
 
     num_levels, node_order, node_position, reads_old = 1, None, None, True
 

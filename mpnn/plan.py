@@ -1,8 +1,8 @@
 """Plans: the level-sorted layout of a graph under a schedule.
 
-Nodes are sorted by level and edges by their target, so that a frontier's nodes, and the edges that end in it, are contiguous
-slices. On a chain this is the layout of ``torch.nn.utils.rnn.PackedSequence``: ``node_counts`` are its ``batch_sizes``. All
-sizes are Python integers, so a pass never waits for the device.
+Nodes are sorted by level and edges by their target, so that a frontier's nodes, and the edges that end in it, are
+contiguous slices. On a chain this is the layout of ``torch.nn.utils.rnn.PackedSequence``: ``node_counts`` are its
+``batch_sizes``. All sizes are Python integers, so a pass never waits for the device.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Edges:
         self.counts = [b - a for a, b in zip(ends, ends[1:])]
         degree = self.rowptr.diff()
         for a, b in zip(bounds, bounds[1:]):
-            low, high = (degree[a:b].aminmax() if b > a else (torch.zeros(()),) * 2)
+            low, high = degree[a:b].aminmax() if b > a else (torch.zeros(()),) * 2
             self.degrees.append(int(low) if int(low) == int(high) else None)
         return self
 
@@ -189,7 +189,9 @@ class Plan:
         return self.__dict__ | {"memo": {}}
 
     def to(self, *args, **kwargs) -> Plan:
-        """The plan with its tensors moved, as ``Tensor.to``; called by ``Batch.to`` when the plan is a field of a batch."""
+        """The plan with its tensors moved, as ``Tensor.to``;
+        called by ``Batch.to`` when the plan is a field of a batch.
+        """
         moved = copy.copy(self)
         moved.memo = {}
         for name in ("level", "node_order", "node_position"):
@@ -207,8 +209,8 @@ def plan(
 ) -> Plan:
     """Checks a graph, gives its nodes levels and lays it out for the engine.
 
-    Every layer takes a plan wherever it takes an ``edge_index``. A layer that is given an ``edge_index`` plans it and keeps
-    the plan for as long as that tensor lives unchanged, so planning by hand is for data loaders and for timing.
+    Every layer takes a plan wherever it takes an ``edge_index``. A layer that is given an ``edge_index`` plans it and
+    keeps the plan for as long as that tensor lives unchanged, so planning by hand is for data loaders and for timing.
 
     Args:
         graph: ``Data`` or ``Batch``, edge_index ``(2, E)`` int64, or ``{edge type: edge_index}``.
@@ -216,7 +218,8 @@ def plan(
         num_nodes: needed unless the graph knows; ``(sources, targets)`` for a bipartite graph.
 
     Raises:
-        ValueError: an edge leaves the graph, ``edge_index`` is not ``(2, E)``, values of the schedule do not fit the graph.
+        ValueError: an edge leaves the graph, ``edge_index`` is not ``(2, E)``, values of the schedule do not fit the
+            graph.
         TypeError: ``edge_index`` is no int64 tensor.
         CycleError: the schedule is topological and the graph has a cycle.
 
@@ -233,7 +236,9 @@ def plan(
     if isinstance(size, tuple) and size[0] == size[1] and rule.name != "synchronous":
         size = size[0]
     if isinstance(size, tuple) and rule.name != "synchronous":
-        raise ValueError(f"{owner}: {size[0]} sources and {size[1]} targets are a bipartite graph, which runs 'synchronous' only.")
+        raise ValueError(
+            f"{owner}: {size[0]} sources and {size[1]} targets are a bipartite graph, which runs 'synchronous' only."
+        )
     turned_size = (size[1], size[0]) if isinstance(size, tuple) and rule.turned else size
     for name, edge_index in relations.items():
         check_edges(f"{owner} (edge type {name!r})" if name else owner, edge_index, size)
@@ -270,7 +275,9 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str) -> 
 
 
 def _state(graph: Any) -> tuple:
-    """Changes when an edge_index is replaced by another tensor, even one that took a dead one's id, or is written to."""
+    """Changes when an edge_index is replaced by another tensor, even one that took a dead one's id,
+    or is written to.
+    """
     return tuple((name, WeakIdRef(edge_index), edge_index._version) for name, edge_index in edges_of(graph).items())
 
 

@@ -89,8 +89,8 @@ class Schedule:
         values = graph.get(self.values) if hasattr(graph, "get") else getattr(graph, self.values, None)
         if values is None:
             raise ValueError(
-                f"{self.name}: the graph has no field {self.values!r}; pass the values as a tensor of shape (num_nodes,), "
-                f"or plan a torch_geometric Data that has this field."
+                f"{self.name}: the graph has no field {self.values!r}; pass the values as a tensor of shape "
+                f"(num_nodes,), or plan a torch_geometric Data that has this field."
             )
         return replace(self, values=values)
 
@@ -117,8 +117,8 @@ class Schedule:
         values = self.values
         if not isinstance(values, Tensor):
             raise TypeError(
-                f"{self.name}: values are a {type(values).__name__}; expected a tensor of shape ({num_nodes},) or, when a "
-                "Data is planned, the name of its field."
+                f"{self.name}: values are a {type(values).__name__}; expected a tensor of shape ({num_nodes},) or, "
+                "when a Data is planned, the name of its field."
             )
         if values.dim() != 1 or values.numel() != num_nodes:
             raise ValueError(
@@ -151,14 +151,16 @@ synchronous = Schedule("synchronous")
 """All nodes fire at once: level 0. Every message reads the state from before the pass."""
 
 topological = Schedule("topological")
-"""A node fires when all its sources have: its level is the length of the longest path ending in it. A cycle is an error."""
+"""A node fires when all its sources have: its level is the length of the longest path ending in it.
+A cycle is an error.
+"""
 
 
 def ordered(priority: Tensor | str, descending: bool = True) -> Schedule:
     """Nodes fire one after the other, highest priority first; run in the fewest frontiers that give the same result.
 
-    For an edge j -> i where j comes first, i is at least one level later and reads j's new state; where i comes first, j is
-    not earlier than i, so i reads j's old state. Equal priorities fire in order of node index, lower first (in the
+    For an edge j -> i where j comes first, i is at least one level later and reads j's new state; where i comes first,
+    j is not earlier than i, so i reads j's old state. Equal priorities fire in order of node index, lower first (in the
     reversed pass, higher first).
 
     Args:
@@ -186,14 +188,16 @@ def get(schedule: str | Schedule | Tensor) -> Schedule:
     known = {"synchronous": synchronous, "topological": topological}
     if schedule not in known:
         raise ValueError(
-            f"schedule={schedule!r} is unknown; expected 'synchronous', 'topological', a tensor of levels, or a schedule "
-            "such as mpnn.schedule.ordered(priority) or mpnn.schedule.by(values)."
+            f"schedule={schedule!r} is unknown; expected 'synchronous', 'topological', a tensor of levels, or a "
+            "schedule such as mpnn.schedule.ordered(priority) or mpnn.schedule.by(values)."
         )
     return known[schedule]
 
 
 def _longest_path(src: Tensor, dst: Tensor, num_nodes: int, later: Tensor | None, graph: Any) -> Tensor:
-    """Levels such that ``level[dst] >= level[src] + later``, each as small as can be; ``later`` is 1 for all if None."""
+    """Levels such that ``level[dst] >= level[src] + later``, each as small as can be;
+    ``later`` is 1 for all if None.
+    """
     device = src.device
     order = torch.argsort(src, stable=True).cpu()
     head = dst.cpu()[order].numpy()
@@ -228,7 +232,9 @@ def _sweep(frontier, head, step, out, waiting, level):
 
 
 def _walk(frontier, head, step, out, waiting, level):
-    """Fires narrow frontiers edge by edge, until one is wide; returns that one and the number of nodes fired after the first."""
+    """Fires narrow frontiers edge by edge, until one is wide;
+    returns that one and the number of nodes fired after the first.
+    """
     head, step, out, waiting, level = map(memoryview, (head, step, out, waiting, level))
     fired = 0
     while frontier:
@@ -251,7 +257,9 @@ def _walk(frontier, head, step, out, waiting, level):
 
 
 def _cycle(waiting, src, dst, graph) -> CycleError:
-    """Walks backwards from a node that never fired: every such node has a source that never fired, so the walk closes."""
+    """Walks backwards from a node that never fired: every such node has a source that never fired,
+    so the walk closes.
+    """
     stuck = waiting > 0
     kept = stuck[src] & stuck[dst]
     source = np.full(stuck.size, -1)
@@ -268,7 +276,7 @@ def _cycle(waiting, src, dst, graph) -> CycleError:
     else:
         shown = names_of(graph, cycle[:6]) + [f"... ({len(cycle) - 11} more) ..."] + names_of(graph, cycle[-5:])
     return CycleError(
-        f"topological: the graph has the cycle {' -> '.join(map(str, shown))}; expected a DAG. Drop an edge of it, or use "
-        "synchronous or ordered, which allow cycles.",
+        f"topological: the graph has the cycle {' -> '.join(map(str, shown))}; expected a DAG. Drop an edge of it, or "
+        "use synchronous or ordered, which allow cycles.",
         cycle,
     )
