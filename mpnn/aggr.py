@@ -52,8 +52,8 @@ def resolve(owner: str, aggr: str | nn.Module) -> tuple[str, nn.Module]:
 def reduce(module: nn.Module, x: Tensor, index: Tensor, num_nodes: int) -> Tensor:
     """What an aggregation makes of the rows ``(E, F)`` of each node.
 
-    Quantiles in torch_geometric 2.8 fail where the first node has no row or there is none at all; they get one node more,
-    with rows, in front.
+    Quantiles in torch_geometric 2.8 fail where the first node has no row or there is none at all; they get one node
+    more, with rows, in front.
     """
     if not any(isinstance(part, geometric.QuantileAggregation) for part in module.modules()):
         return module(x, index=index, dim_size=num_nodes, dim=0)

@@ -1,7 +1,7 @@
 """Node features that are mostly zero: bags of words as sparse CSR matrices.
 
-A bag of words is a bipartite graph from words to nodes whose edges weigh the counts, and ``x @ W`` the weighted sum of the
-words' rows of W. So it runs on the engine's own operation, transposed once and kept.
+A bag of words is a bipartite graph from words to nodes whose edges weigh the counts, and ``x @ W`` the weighted sum of
+the words' rows of W. So it runs on the engine's own operation, transposed once and kept.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear`` that also takes a sparse CSR ``x``; initialised as torch's layer, or by Glorot's uniform rule.
+    """``torch.nn.Linear`` that also takes a sparse CSR ``x``;
+    initialised as torch's layer, or by Glorot's uniform rule.
 
     Args:
         in_features, out_features, bias: as in ``torch.nn.Linear``.
@@ -82,7 +83,9 @@ class Linear(nn.Linear):
         if not is_sparse(x):
             return F.linear(x, self.weight)
         if x.layout is not torch.sparse_csr:
-            raise ValueError(f"Linear: x has layout {x.layout}; expected a dense or a sparse CSR tensor. Pass x.to_sparse_csr().")
+            raise ValueError(
+                f"Linear: x has layout {x.layout}; expected a dense or a sparse CSR tensor. Pass x.to_sparse_csr()."
+            )
         return weighted_sum(_bag(x), x.values(), self.weight.t())
 
     def shift(self, x: Tensor) -> Tensor:
@@ -94,8 +97,8 @@ def check_features(owner: str, x: Tensor, expected: int) -> None:
     """Raises unless x has the number of features that a layer was made for."""
     if x.shape[-1] != expected:
         raise ValueError(
-            f"{owner}: x has {x.shape[-1]} features a node, shape {tuple(x.shape)}; expected {expected}. Make the layer with "
-            f"in_features={x.shape[-1]}, or pass other features."
+            f"{owner}: x has {x.shape[-1]} features a node, shape {tuple(x.shape)}; expected {expected}. Make the "
+            f"layer with in_features={x.shape[-1]}, or pass other features."
         )
 
 

@@ -1,4 +1,6 @@
-"""What the library needs to know of a graph, whatever holds it: its edges by type, its number of nodes, names for errors."""
+"""What the library needs to know of a graph, whatever holds it: its edges by type, its number of nodes,
+names for errors.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ def edges_of(graph: Any) -> dict[str, Tensor]:
     edge_index = getattr(graph, "edge_index", None)
     if edge_index is None:
         raise TypeError(
-            f"a {type(graph).__name__} holds no edge_index; expected a torch_geometric Data or Batch, a tensor (2, E), a dict "
-            "{edge type: (2, E)} or a Plan. Build one with mpnn.from_networkx, or set data.edge_index."
+            f"a {type(graph).__name__} holds no edge_index; expected a torch_geometric Data or Batch, a tensor (2, E), "
+            "a dict {edge type: (2, E)} or a Plan. Build one with mpnn.from_networkx, or set data.edge_index."
         )
     return {"": edge_index}
 
@@ -34,7 +36,9 @@ def nodes_of(graph: Any, num_nodes: Size | None, owner: str) -> Size:
         return num_nodes
     known = getattr(graph, "num_nodes", None) if not isinstance(graph, (Tensor, Mapping)) else None
     if known is None:
-        raise ValueError(f"{owner}: num_nodes is not known from edge_index alone (isolated nodes have no edge); pass num_nodes=.")
+        raise ValueError(
+            f"{owner}: num_nodes is not known from edge_index alone (isolated nodes have no edge); pass num_nodes=."
+        )
     return int(known)
 
 
@@ -44,7 +48,8 @@ def name_of(graph: Any, node: int) -> Any:
 
 
 def names_of(graph: Any, nodes: list[int]) -> list:
-    """The user's own ids of some nodes, if the graph was made from networkx or carries them in ``node_id``; else their indices.
+    """The user's own ids of some nodes, if the graph was made from networkx or carries them in ``node_id``;
+    else their indices.
 
     In a batch, where ``node_id`` is a list a graph, an id is the one in the node's own graph.
     """
@@ -76,8 +81,8 @@ def check_edges(owner: str, edge_index: Any, num_nodes: Size) -> None:
         raise ValueError(f"{owner}: edge_index has shape {shape}; expected (2, E). {way}")
     if edge_index.dtype != torch.int64:
         raise TypeError(
-            f"{owner}: edge_index has dtype {edge_index.dtype}; expected torch.int64. Pass edge_index.long() if its values are "
-            "node indices."
+            f"{owner}: edge_index has dtype {edge_index.dtype}; expected torch.int64. Pass edge_index.long() if its "
+            "values are node indices."
         )
     num_src, num_dst = (num_nodes, num_nodes) if isinstance(num_nodes, int) else num_nodes
     limit = edge_index.new_tensor([[num_src], [num_dst]])
@@ -88,6 +93,7 @@ def check_edges(owner: str, edge_index: Any, num_nodes: Size) -> None:
         size = f"num_nodes={num_nodes}" if isinstance(num_nodes, int) else f"{num_src} sources and {num_dst} targets"
         raise ValueError(
             f"{owner}: edge {edge} ({j} -> {i}) leaves the graph, which has {size}; expected node indices in "
-            f"[0, {num_src if not 0 <= j < num_src else num_dst}). {int(outside.sum())} of {outside.numel()} edges do so. "
-            "Pass a larger num_nodes (or features with a row for every node), or drop these edges before building the graph."
+            f"[0, {num_src if not 0 <= j < num_src else num_dst}). {int(outside.sum())} of {outside.numel()} edges do "
+            "so. Pass a larger num_nodes (or features with a row for every node), or drop these edges before building "
+            "the graph."
         )

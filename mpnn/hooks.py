@@ -10,8 +10,8 @@ update     the nodes of a frontier             ``message`` what was aggregated; 
                                                of a state field the node's own value from before the pass
 edge_update all edges, at the end of the pass  as ``message``, and ``message`` the edge's own message, ``message_i`` and
                                                ``message_j`` what its ends aggregated
-global_update all graphs, last                 ``nodes``, ``edges``: new node and edge values pooled over each graph; any
-                                               other name: a graph field
+global_update all graphs, last                 ``nodes``, ``edges``: new node and edge values pooled over each graph;
+                                               any other name: a graph field
 ========== =================================== ====================================================================
 """
 
@@ -49,7 +49,9 @@ class Hook:
 
 @dataclass(frozen=True)
 class Hooks:
-    """All hooks of a class. ``types`` are the edge types that have a message of their own; ``("",)`` if there is only one."""
+    """All hooks of a class. ``types`` are the edge types that have a message of their own;
+    ``("",)`` if there is only one.
+    """
 
     types: tuple[str, ...]
     message: dict[str, Hook | None]
@@ -134,8 +136,8 @@ def read_hooks(cls: type, base: type) -> Hooks:
     )
     if not hooks.structured and (hooks.weight or hooks.attention):
         raise TypeError(
-            f"{cls.__name__} defines message and also weight or attention; these describe the message 'weight * value_j' that is "
-            "used where message is not defined. Define one or the other."
+            f"{cls.__name__} defines message and also weight or attention; these describe the message "
+            "'weight * value_j' that is used where message is not defined. Define one or the other."
         )
     return _with_node_fields(hooks, cls.state)
 

@@ -1,8 +1,8 @@
 """The few operations on edges that everything stands on, with gradients that never build what the forward did not.
 
-Each takes the :class:`~mpnn.plan.Edges` of a plan, sorted by target, and edge values in that order. Sums over the edges of a
-node are sums over contiguous rows of a sparse matrix, forward and backward, so they are deterministic. ``Loose`` edges, which
-a compiler traces, are not sorted: there the same operations are a gather and an ``index_add``.
+Each takes the :class:`~mpnn.plan.Edges` of a plan, sorted by target, and edge values in that order. Sums over the edges
+of a node are sums over contiguous rows of a sparse matrix, forward and backward, so they are deterministic. ``Loose``
+edges, which a compiler traces, are not sorted: there the same operations are a gather and an ``index_add``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def shaped(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def csr(rowptr: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A sparse matrix of parts that are known to be right; torch's notice that such tensors are young is not passed on."""
+    """A sparse matrix of parts that are known to be right;
+    torch's notice that such tensors are young is not passed on.
+    """
     global _noticed
     if _noticed:
         return torch.sparse_csr_tensor(rowptr, col, values, shape, check_invariants=False)
@@ -65,7 +67,7 @@ def csr(rowptr: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> 
 
 _noticed = False
 
-# Sparse products ---------------------------------------------------------------------------------------------------------
+# Sparse products ------------------------------------------------------------------------------------------------------
 
 WIDE = 80  # columns from which torch's own reduction beats the vendor's sparse product in float64 (measured on a CPU)
 NARROW = 8  # columns below which the vendor's product, or a plain sum over runs, is quickest
@@ -74,13 +76,18 @@ NARROW = 8  # columns below which the vendor's product, or a plain sum over runs
 def _product(rowptr: Tensor, col: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     """``out[i] = sum_e weight[e] * x[col[e]]`` over ``rowptr[i] <= e < rowptr[i + 1]``, for x of two dimensions.
 
-    On a CPU the bag of embeddings is two to three times as fast as a sparse product (200,000 nodes, 5 million edges, 128
-    columns: 77 ms, torch.sparse.mm 187 ms, CSR @ dense 295 ms), but not in float64, nor for few columns.
+    On a CPU the bag of embeddings is two to three times as fast as a sparse product (200,000 nodes, 5 million edges,
+    128 columns: 77 ms, torch.sparse.mm 187 ms, CSR @ dense 295 ms), but not in float64, nor for few columns.
     """
     on_cpu, width = x.device.type == "cpu", x.shape[1]
     if on_cpu and x.dtype != torch.float64 and (width >= NARROW or x.dtype != torch.float32) and x.shape[0]:
         return torch.nn.functional.embedding_bag(
-            col, x.detach().contiguous(), rowptr, mode="sum", per_sample_weights=weight.detach(), include_last_offset=True
+            col,
+            x.detach().contiguous(),
+            rowptr,
+            mode="sum",
+            per_sample_weights=weight.detach(),
+            include_last_offset=True,
         )
     matrix = csr(rowptr, col, weight, (rowptr.numel() - 1, x.shape[0]))
     return torch.sparse.mm(matrix, x.contiguous(), "sum") if on_cpu and width >= WIDE else matrix @ x
@@ -139,7 +146,7 @@ def gather(x: Tensor, edges: Edges | Loose, end: str) -> Tensor:
     return _Gather.apply(x, edges, end)
 
 
-# Weighted sums -----------------------------------------------------------------------------------------------------------
+# Weighted sums --------------------------------------------------------------------------------------------------------
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -218,7 +225,7 @@ def weigh(weight: Tensor | None, value: Tensor) -> Tensor:
     return weight.reshape(weight.shape + (1,) * (value.dim() - weight.dim())) * value
 
 
-# Sums and softmax over the edges of a node ------------------------------------------------------------------------------
+# Sums and softmax over the edges of a node ----------------------------------------------------------------------------
 
 
 class _SegmentSum(torch.autograd.Function):
@@ -288,7 +295,7 @@ def softmax(edges: Edges | Loose, score: Tensor) -> Tensor:
     return _traced_softmax(edges, score) if isinstance(edges, Loose) else _Softmax.apply(score, edges)
 
 
-# Level order -------------------------------------------------------------------------------------------------------------
+# Level order ----------------------------------------------------------------------------------------------------------
 
 
 class _Permute(torch.autograd.Function):
