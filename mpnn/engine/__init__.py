@@ -59,12 +59,16 @@ def choose(layer, plan) -> tuple[str, str]:
     """The way of running that is picked for a layer on a plan, and the reason in words."""
     obstacle = _not_spmm(layer, plan)
     if _forced == "spmm" and obstacle:
-        raise ValueError(f"engine('spmm') cannot run {type(layer).__name__}: {obstacle}. Use 'wavefront' or 'reference'.")
+        raise ValueError(
+            f"engine('spmm') cannot run {type(layer).__name__}: {obstacle}. Use 'wavefront' or 'reference'."
+        )
     if _forced:
         return _forced, "forced by mpnn.engine"
     if not obstacle:
         return "spmm", "one level, and messages are a weight times a value: sparse products"
-    levels = f"{plan.num_levels} levels, frontier by frontier" if plan.num_levels > 1 else "one level, all edges at once"
+    levels = (
+        f"{plan.num_levels} levels, frontier by frontier" if plan.num_levels > 1 else "one level, all edges at once"
+    )
     return "wavefront", f"{levels} (no sparse product: {obstacle})"
 
 

@@ -60,27 +60,29 @@ class Call:
         state, name = self.layer.state, type(self.layer).__name__
         if state and len(new) != len(state):
             raise ValueError(
-                f"{name}.update returned {len(new)} values, but the state has {len(state)} fields, {', '.join(state)}; expected one "
-                "value for each, in this order."
+                f"{name}.update returned {len(new)} values, but the state has {len(state)} fields, {', '.join(state)}; "
+                "expected one value for each, in this order."
             )
         for field_name, value in zip(state or ("the result",) * len(new), new):
             if value.shape[0] != count:
                 raise ValueError(
-                    f"{name}.update returned shape {tuple(value.shape)} for {field_name}, but {count} nodes fire; expected one row "
-                    "for each."
+                    f"{name}.update returned shape {tuple(value.shape)} for {field_name}, but {count} nodes fire; "
+                    "expected one row for each."
                 )
 
     def _rows(self, argument: Argument, value: Any, count: int, what: str) -> Any:
         if isinstance(value, Tensor) and value.dim() and value.shape[0] != count:
             raise ValueError(
-                f"{type(self.layer).__name__}: {argument.field!r} has {value.shape[0]} rows, but there are {count} {what}; "
-                f"expected one row for each. Its shape is {tuple(value.shape)}."
+                f"{type(self.layer).__name__}: {argument.field!r} has {value.shape[0]} rows, but there are {count} "
+                f"{what}; expected one row for each. Its shape is {tuple(value.shape)}."
             )
         return value
 
     def _unknown(self, hook: Hook, argument: Argument) -> None:
         given = sorted(self.fields)
-        listed = " and ".join([", ".join(map(repr, given[:-1]))] * (len(given) > 1) + [repr(given[-1])]) if given else "no field"
+        listed = "no field"
+        if given:
+            listed = " and ".join([", ".join(map(repr, given[:-1]))] * (len(given) > 1) + [repr(given[-1])])
         verb = "was" if len(given) == 1 else "were"
         name = argument.field
         raise TypeError(
@@ -106,7 +108,9 @@ def call_hook(layer, hook: Hook, arguments: list) -> Any:
 
 
 def weights(layer, hooks, arguments: dict[str, list], segment) -> Tensor | None:
-    """The weight of each edge in the structured form: given by ``weight``, or the softmax of ``attention``, or their product."""
+    """The weight of each edge in the structured form: given by ``weight``, or the softmax of ``attention``,
+    or their product.
+    """
     weight = call_hook(layer, hooks.weight, arguments["weight"]) if hooks.weight else None
     if hooks.attention:
         attention = segment.softmax(call_hook(layer, hooks.attention, arguments["attention"]))
