@@ -31,7 +31,7 @@ import types
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -324,7 +324,7 @@ def header(options: argparse.Namespace) -> dict[str, Any]:
         found = [p for p in (name, name.replace("_", "-")) if installed(p)]
         versions[name] = metadata.version(found[0]) if found else "absent"
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": versions,
         "threads": options.threads,

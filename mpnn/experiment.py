@@ -71,8 +71,8 @@ def over_seeds(run: Callable[[int], float], config: Options, label: str) -> tupl
 
 
 def report(
-    experiment: str, dataset: str, model: str, metric: str, values: list[float], seconds: float, published: float | None,
-    **more: Any,
+    experiment: str, dataset: str, model: str, metric: str, values: list[float], seconds: float,
+    published: float | None, **more: Any,
 ) -> dict:  # fmt: skip
     """Prints one line and returns it as a row for the results file."""
     std = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -88,5 +88,6 @@ def report(
         "seconds": round(seconds, 1),
     }
     beside = "no published figure" if published is None else f"published {published}"
-    print(f"{dataset} {model}: {metric} {row['mean']:.2f} +- {std:.2f} over {len(values)} seeds ({beside}), {seconds:.0f} s")
+    score = f"{row['mean']:.2f} +- {std:.2f} over {len(values)} seeds"
+    print(f"{dataset} {model}: {metric} {score} ({beside}), {seconds:.0f} s")
     return row | more

@@ -66,8 +66,8 @@ def fit(
         patience: epochs without anything better after which to stop.
         clip: the largest norm of the gradient; larger ones are scaled down to it.
         schedulers: stepped after each epoch.
-        checkpoint: file to save to after each epoch, and to resume from if it is there: model, optimizer, schedulers, best
-            state, history and random state, so that the result is that of an uninterrupted run.
+        checkpoint: file to save to after each epoch, and to resume from if it is there: model, optimizer, schedulers,
+            best state, history and random state, so that the result is that of an uninterrupted run.
         progress: called with the metrics after each epoch.
 
     Raises:
@@ -76,7 +76,8 @@ def fit(
     Example:
         >>> model, x = nn.Linear(1, 1), torch.ones(4, 1)
         >>> mse = lambda m, x: (m(x) - 3).square().mean()
-        >>> done = fit(model, [x], mse, lambda m: {"val": -float(mse(m, x))}, torch.optim.SGD(model.parameters(), 0.1), 50)
+        >>> sgd = torch.optim.SGD(model.parameters(), 0.1)
+        >>> done = fit(model, [x], mse, lambda m: {"val": -float(mse(m, x))}, sgd, 50)
         >>> done.best["epoch"], bool(mse(model, x) < 1e-3)
         (50, True)
     """
@@ -91,7 +92,8 @@ def fit(
         value = loss(model, batch)
         if not torch.isfinite(value):
             raise FloatingPointError(
-                f"fit: the loss is {float(value)} in epoch {trainer.state.epoch}; lower the learning rate, or pass clip=1.0."
+                f"fit: the loss is {float(value)} in epoch {trainer.state.epoch}; "
+                "lower the learning rate, or pass clip=1.0."
             )
         value.backward()
         if clip is not None:
@@ -170,4 +172,3 @@ def _resume(path: Path, model, optimizer, schedulers, best_state, result: Fit) -
     result.best, result.history, result.epochs = saved["best"], saved["history"], saved["epoch"]
     torch.set_rng_state(saved["random"])
     return saved["waited"], saved["epoch"]
-

@@ -1,11 +1,11 @@
 """Node classification on Cora, CiteSeer and PubMed, in the public Planetoid split.
 
 Papers: GCN, Kipf & Welling 2017 (arXiv:1609.02907), table 2: 81.5 / 70.3 / 79.0 %. GAT, Velickovic et al. 2018
-(arXiv:1710.10903), table 2: 83.0 +- 0.7 / 72.5 +- 0.7 / 79.0 +- 0.3 %. GraphSAGE and the mean network are not in these papers; 
-the figures beside them are those of public re-implementations (see ``mpnn datasets cora``).
+(arXiv:1710.10903), table 2: 83.0 +- 0.7 / 72.5 +- 0.7 / 79.0 +- 0.3 %. GraphSAGE and the mean network are not in these
+papers; the figures beside them are those of public re-implementations (see ``mpnn datasets cora``).
 
-Accuracy is in percent, on the test nodes, at the epoch that is best on the validation nodes. One run of all four models on
-all three data sets takes about an hour on two cores with ``--seeds 10``::
+Accuracy is in percent, on the test nodes, at the epoch that is best on the validation nodes. One run of all four models
+on all three data sets takes about an hour on two cores with ``--seeds 10``::
 
     mpnn run cora --dataset cora --model gcn --seeds 100
     mpnn run cora --dataset all --model all --seeds 10 --json out/cora.json
@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mpnn
-from mpnn.features import dropout
 from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.features import dropout
 from mpnn.train import fit
 
 PUBLISHED = {
@@ -53,7 +53,9 @@ class Config(Options):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained, after its paper; ``select``: what is best on the validation nodes decides which epoch counts."""
+    """How a model is trained, after its paper;
+    ``select``: what is best on the validation nodes decides which epoch counts.
+    """
 
     hidden: int = 16
     heads: int = 1
@@ -88,7 +90,9 @@ class Net(nn.Module):
         return self.second(dropout(self.hidden(x, edge_index), self.dropout, self.training), edge_index)
 
 
-def make_layers(kind: str, recipe: Recipe, layers: str, n: int, classes: int, out_heads: int) -> tuple[nn.Module, nn.Module]:
+def make_layers(
+    kind: str, recipe: Recipe, layers: str, n: int, classes: int, out_heads: int
+) -> tuple[nn.Module, nn.Module]:
     """The two layers of a model, of this library or of torch_geometric."""
     h, k = recipe.hidden, recipe.heads
     attention = {"dropout": recipe.dropout}

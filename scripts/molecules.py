@@ -1,9 +1,9 @@
 """Solubility of molecules (ESOL) from atoms and bonds: graph networks with edge, node and graph updates.
 
-Data: Delaney 2004, 1,128 molecules, log mol/l. The root mean squared error on a random tenth is given, mean over seeds (each
-with its own split, 80/10/10 %), for a graph network with bonds, the same without bond features, and a linear model on the
-counts of atom features. MoleculeNet's split files are not among the data, so no published figure is claimed. Ten seeds
-take about ten minutes on one core::
+Data: Delaney 2004, 1,128 molecules, log mol/l. The root mean squared error on a random tenth is given, mean over seeds
+(each with its own split, 80/10/10 %), for a graph network with bonds, the same without bond features, and a linear
+model on the counts of atom features. MoleculeNet's split files are not among the data, so no published figure is
+claimed. Ten seeds take about ten minutes on one core::
 
     mpnn run molecules --seeds 10 --json out/molecules.json
 """
@@ -68,7 +68,9 @@ class Solubility(nn.Module):
         self.bonds = Categories(bonds, hidden) if bonds else None
         self.start = nn.Parameter(torch.zeros(1, hidden))
         self.rounds = nn.ModuleList(
-            mpnn.nn.GraphNetwork(mlp(4 * hidden, hidden), mlp(3 * hidden, hidden), mlp(3 * hidden, hidden), readout="mean")
+            mpnn.nn.GraphNetwork(
+                mlp(4 * hidden, hidden), mlp(3 * hidden, hidden), mlp(3 * hidden, hidden), readout="mean"
+            )
             for _ in range(layers)
         )
         self.out = nn.Linear(hidden, 1)
@@ -105,7 +107,9 @@ def train(config: Config, bonds: bool, graphs: list, seed: int) -> tuple[float, 
     def evaluate(net):
         return {"val": -rmse(net, val_loader, mean, std), "test": rmse(net, test_loader, mean, std)}
 
-    done = fit(model, loader, loss, evaluate, optimizer, config.epochs, patience=config.patience, clip=5.0, schedulers=[slower])
+    done = fit(
+        model, loader, loss, evaluate, optimizer, config.epochs, patience=config.patience, clip=5.0, schedulers=[slower]
+    )
     model.scale = (mean, std)
     return done.best["test"], model, test_loader
 
@@ -174,7 +178,11 @@ def main(config: Config) -> list[dict]:
 
         return run
 
-    models = {"linear": lambda seed: linear(graphs, seed), "without bonds": run_network(False), "graph network": run_network(True)}
+    models = {
+        "linear": lambda seed: linear(graphs, seed),
+        "without bonds": run_network(False),
+        "graph network": run_network(True),
+    }
     for name, run in models.items():
         if config.model in (name, "all"):
             values, seconds = over_seeds(run, config, f"esol {name}")

@@ -388,7 +388,8 @@ def test_sparse_features_are_refused_with_the_way_out_where_they_are_not_accepte
         call(layer, row, data, x=data.x.to_sparse_csr())
 
 
-@rows_with(lambda row: "synchronous" in row.schedules and row.compiles)  # an LSTM's shapes depend on values of edge_index
+# an LSTM's shapes depend on values of edge_index
+@rows_with(lambda row: "synchronous" in row.schedules and row.compiles)
 def test_one_compilation_serves_graphs_of_all_sizes(row):
     compilations = []
 

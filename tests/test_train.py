@@ -73,7 +73,8 @@ def test_gradients_are_clipped():
     task = problem()
     task["optimizer"] = torch.optim.SGD(task["model"].parameters(), 1.0)
     start = parameters(task["model"])
-    fit(**task | {"batches": task["batches"][:1], "schedulers": [], "evaluate": lambda m: {"val": 0.0}}, epochs=1, clip=1e-3)
+    task |= {"batches": task["batches"][:1], "schedulers": [], "evaluate": lambda m: {"val": 0.0}}
+    fit(**task, epochs=1, clip=1e-3)
     assert 0 < float((parameters(task["model"]) - start).norm()) <= 1.001e-3
 
 
