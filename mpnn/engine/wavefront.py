@@ -27,8 +27,21 @@ class _Buffer:
 
     def __init__(self, keeps_old: bool):
         self.data: list[Tensor] = []
+        self.shape: list[Tensor] = []  # one number each, seen as large as the field
         self.grad: list[Tensor] = []
+        self.task = None
         self.keeps_old = keeps_old
+
+    def starts(self) -> bool:
+        """Whether this is the first that a backward pass sees of the buffer; what an earlier one left counts no more."""
+        task, self.task = self.task, torch._C._current_graph_task_id()
+        return task != self.task
+
+    def gradient(self) -> list[Tensor]:
+        """The gradient so far: 0 if the pass did not start from the final state, but from a message or a penalty."""
+        if self.starts():
+            self.grad = [torch.zeros_like(shape, memory_format=torch.contiguous_format) for shape in self.shape]
+        return self.grad
 
 
 class _Open(torch.autograd.Function):
@@ -36,13 +49,14 @@ class _Open(torch.autograd.Function):
     def forward(ctx, buffer, *initial):
         ctx.buffer = buffer
         buffer.data = [value.clone(memory_format=torch.contiguous_format) for value in initial]
+        buffer.shape = [value.new_empty(()).expand(value.shape) for value in initial]
         return initial[0].new_zeros(())
 
     @staticmethod
     def backward(ctx, _):
         kernels.refuse_double_backward(PATH)
-        grad = ctx.buffer.grad if ctx.buffer.keeps_old else [None] * len(ctx.buffer.grad)  # what nobody read has none
-        return None, *grad
+        grad = ctx.buffer.gradient()
+        return None, *(grad if ctx.buffer.keeps_old else [None] * len(grad))  # what nobody read has none
 
 
 class _Read(torch.autograd.Function):
@@ -57,9 +71,10 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         kernels.refuse_double_backward(PATH)
+        total = ctx.buffer.gradient()
         for k, grad in zip(ctx.fields, grads):
             if grad is not None:
-                ctx.buffer.grad[k].index_add_(0, ctx.index, grad)
+                total[k].index_add_(0, ctx.index, grad)
         return None, None, None, None
 
 
@@ -76,7 +91,7 @@ class _Write(torch.autograd.Function):
     @staticmethod
     def backward(ctx, _):
         kernels.refuse_double_backward(PATH)
-        slices = [grad[ctx.start : ctx.stop] for grad in ctx.buffer.grad]
+        slices = [grad[ctx.start : ctx.stop] for grad in ctx.buffer.gradient()]
         if ctx.buffer.keeps_old:
             taken = [s.clone() for s in slices]
             for s in slices:
@@ -97,7 +112,10 @@ class _Close(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         kernels.refuse_double_backward(PATH)
-        ctx.buffer.grad = [grad.clone() for grad in grads]
+        if ctx.buffer.starts():
+            ctx.buffer.grad = [grad.clone() for grad in grads]
+        else:
+            torch._foreach_add_(ctx.buffer.grad, grads)
         return None, None
 
 
