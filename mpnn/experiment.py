@@ -49,9 +49,33 @@ def start(config_class: type[Config], run: Callable[[Config], list[dict]]) -> No
         rows = run(config)
     except FileNotFoundError as error:
         sys.exit(str(error))
+    rows = [row | {"command": _command()} for row in rows]
     if config.json:
         config.json.parent.mkdir(parents=True, exist_ok=True)
         config.json.write_text(json.dumps(rows, indent=1))
+
+
+def _command() -> str:
+    """The command line that makes the rows again."""
+    arguments, kept = iter(sys.argv[1:]), []
+    for argument in arguments:
+        if argument in ("--json", "--out"):
+            next(arguments)
+        else:
+            kept.append(argument)
+    return " ".join(["mpnn", "run", Path(sys.argv[0]).stem, *kept])
+
+
+def markdown(rows: list[dict]) -> str:
+    """Result rows as a table."""
+    lines = ["| data set | model | metric | mean ± std | seeds | published | seconds | command |", "|---|---|---|--:|--:|--:|--:|---|"]
+    for row in rows:
+        published = "–" if row["published"] is None else f"{row['published']:g}"
+        lines.append(
+            f"| {row['dataset']} | {row['model']} | {row['metric']} | {row['mean']:.2f} ± {row['std']:.2f} | {row['seeds']} "
+            f"| {published} | {row['seconds']:.0f} | `{row['command']}` |"
+        )
+    return "\n".join(lines)
 
 
 def over_seeds(run: Callable[[int], float], config: Options, label: str) -> tuple[list[float], float]:

@@ -55,3 +55,12 @@ def test_the_picture_of_the_readme_is_drawn(tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.main(str(tmp_path / "levels.png")).stat().st_size > 20_000
+
+
+def test_result_files_become_a_table_with_the_command(mpnn_data, tmp_path, monkeypatch):
+    run("cora", tmp_path, monkeypatch, "--smoke")
+    spec = importlib.util.spec_from_file_location("results", SCRIPTS / "results.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    table = module.main([str(tmp_path / "rows.json")])
+    assert "## cora" in table and "| cora | gcn | accuracy % |" in table and "`mpnn run cora --smoke`" in table
