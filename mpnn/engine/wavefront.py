@@ -1,11 +1,11 @@
 """Level after level, each frontier at once: O(nodes + edges) time and memory, exact gradients.
 
-The state lives in one buffer a field, in level order. It starts as the state from before the pass and a level overwrites
-its own slice, so at any moment a row holds the newest state of its node and a gather needs no case distinction. Three
-autograd functions read and write the buffer; each hands the next an empty *token*, which gives autograd the order that
-writing in place would hide from it. On the way back the gradients of all reads of a row add up in one gradient buffer; a
-level takes its slice out of it, and from then on that slice collects the gradient of the state from before the pass.
-Between these three, everything is ordinary autograd.
+The state lives in one buffer a field, in level order. It starts as the state from before the pass and a level
+overwrites its own slice, so at any moment a row holds the newest state of its node and a gather needs no case
+distinction. Three autograd functions read and write the buffer; each hands the next an empty *token*, which gives
+autograd the order that writing in place would hide from it. On the way back the gradients of all reads of a row add up
+in one gradient buffer; a level takes its slice out of it, and from then on that slice collects the gradient of the
+state from before the pass. Between these three, everything is ordinary autograd.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class _Buffer:
         self.keeps_old = keeps_old
 
     def starts(self) -> bool:
-        """Whether this is the first that a backward pass sees of the buffer; what an earlier one left counts no more."""
+        """Whether this is the first that a backward pass sees of the buffer;
+        what an earlier one left counts no more.
+        """
         task, self.task = self.task, torch._C._current_graph_task_id()
         return task != self.task
 
@@ -119,7 +121,7 @@ class _Close(torch.autograd.Function):
         return None, None
 
 
-# The edges into a frontier, as messages are summed over them --------------------------------------------------------------
+# The edges into a frontier, as messages are summed over them ----------------------------------------------------------
 
 
 class Uniform:
@@ -198,7 +200,7 @@ def segments(plan, kind: str) -> list:
     return edges.remember("segments", build)
 
 
-# What the hooks ask for, level by level -----------------------------------------------------------------------------------
+# What the hooks ask for, level by level -------------------------------------------------------------------------------
 
 
 class _Same:
@@ -299,7 +301,9 @@ class Wavefront:
         if role == "edge":
             return self.split_edges(kind, edges.place(value))
         value = self.in_level_order(value)
-        return self.split_edges(kind, kernels.gather(value, edges, "source")) if edges is not None else self.split_nodes(value)
+        if edges is None:
+            return self.split_nodes(value)
+        return self.split_edges(kind, kernels.gather(value, edges, "source"))
 
     def edge_columns(self, kind: str) -> dict[str, list]:
         """The arguments of each hook that runs on edges of one type."""
@@ -313,7 +317,9 @@ class Wavefront:
 
     def run(self) -> Result:
         plan, layer, update = self.plan, self.layer, self.hooks.update
-        on_edges = {kind: (self.call.message_name(kind), segments(plan, kind), self.edge_columns(kind)) for kind in plan.edges}
+        on_edges = {
+            kind: (self.call.message_name(kind), segments(plan, kind), self.edge_columns(kind)) for kind in plan.edges
+        }
         own = [a.name if a.role == "message" else self.column(update, a, "") for a in update.arguments]
         optional = () if self.one_level or self.keep else [a.name for a in update.arguments if a.default is None]
         kept, start, new = [], 0, ()
