@@ -68,12 +68,15 @@ def _command() -> str:
 
 def markdown(rows: list[dict]) -> str:
     """Result rows as a table."""
-    lines = ["| data set | model | metric | mean ± std | seeds | published | seconds | command |", "|---|---|---|--:|--:|--:|--:|---|"]
+    lines = [
+        "| data set | model | metric | mean ± std | seeds | published | seconds | command |",
+        "|---|---|---|--:|--:|--:|--:|---|",
+    ]
     for row in rows:
         published = "–" if row["published"] is None else f"{row['published']:g}"
         lines.append(
-            f"| {row['dataset']} | {row['model']} | {row['metric']} | {row['mean']:.2f} ± {row['std']:.2f} | {row['seeds']} "
-            f"| {published} | {row['seconds']:.0f} | `{row['command']}` |"
+            f"| {row['dataset']} | {row['model']} | {row['metric']} | {row['mean']:.2f} ± {row['std']:.2f} "
+            f"| {row['seeds']} | {published} | {row['seconds']:.0f} | `{row['command']}` |"
         )
     return "\n".join(lines)
 

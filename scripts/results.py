@@ -17,7 +17,8 @@ def main(paths: list[str]) -> str:
     rows = [row for path in paths for row in json.loads(Path(path).read_text())]
     rows.sort(key=lambda row: (row["experiment"], row["dataset"]))
     tables = [
-        f"## {experiment}\n\n{markdown(list(group))}\n" for experiment, group in groupby(rows, lambda r: r["experiment"])
+        f"## {experiment}\n\n{markdown(list(group))}\n"
+        for experiment, group in groupby(rows, lambda r: r["experiment"])
     ]
     return "\n".join(tables)
 
