@@ -5,6 +5,7 @@ from mpnn.containers import apply
 from mpnn.convert import from_networkx, node_ids, node_positions, to_networkx
 from mpnn.draw import draw
 from mpnn.engine import engine
+from mpnn.explain import explain
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan, plan
 
@@ -15,6 +16,7 @@ __all__ = [
     "datasets",
     "draw",
     "engine",
+    "explain",
     "from_networkx",
     "nn",
     "node_ids",

@@ -78,7 +78,7 @@ def fit(
         >>> mse = lambda m, x: (m(x) - 3).square().mean()
         >>> sgd = torch.optim.SGD(model.parameters(), 0.1)
         >>> done = fit(model, [x], mse, lambda m: {"val": -float(mse(m, x))}, sgd, 50)
-        >>> done.best["epoch"], bool(mse(model, x) < 1e-3)
+        >>> done.epochs, bool(mse(model, x) < 1e-3)
         (50, True)
     """
     from ignite.engine import Engine, Events

@@ -1,0 +1,54 @@
+"""What will run, and why, in words."""
+
+import pytest
+import torch
+from torch import nn
+
+import mpnn
+
+CHAIN = torch.stack([torch.arange(29), torch.arange(1, 30)])
+
+
+class Cell(mpnn.MessagePassing):
+    state = ("h",)
+    schedule = "topological"
+    hidden_features = 2
+
+    def message(self, h_j):
+        return h_j
+
+
+def test_levels_widths_and_parallelism_are_printed():
+    text = str(mpnn.explain(torch.tensor([[0, 1, 2, 3], [4, 4, 5, 5]]), num_nodes=6, schedule="topological"))
+    assert "6 nodes, 4 edges, schedule topological: 2 levels" in text
+    assert "nodes a level: 4 2 (fewest 2, median 3, most 4; 3 fire at once" in text
+
+
+def test_many_levels_are_abbreviated():
+    text = str(mpnn.explain(CHAIN, num_nodes=30, schedule="topological"))
+    assert "30 levels" in text and "... 18 more ..." in text and text.count(" 1") < 20
+
+
+def test_each_layer_is_told_its_way_and_the_reason():
+    model = nn.ModuleDict({"gcn": mpnn.nn.GCN(2, 2), "max": mpnn.nn.GraphSAGE(2, 2, aggr="max"), "cell": Cell()})
+    found = mpnn.explain(CHAIN, model, num_nodes=30)
+    assert {name: way for name, (_, way, _) in found.layers.items()} == {
+        "gcn": "spmm",
+        "max": "wavefront",
+        "cell": "wavefront",
+    }
+    text = str(found)
+    assert "max: GraphSAGE(2, 2, aggr='max') runs as wavefront" in text and "'max', not 'sum' or 'mean'" in text
+    assert "cell: Cell(" in text and "30 levels, frontier by frontier" in text
+    with mpnn.engine("reference"):
+        assert mpnn.explain(CHAIN, model, num_nodes=30).layers["gcn"][1:] == ("reference", "forced by mpnn.engine")
+
+
+def test_edge_types_are_counted():
+    plans = mpnn.explain({"a": CHAIN, "b": CHAIN[:, :0]}, num_nodes=30)
+    assert "29 edges (29 a, 0 b)" in str(plans)
+
+
+def test_a_model_without_a_layer_is_refused():
+    with pytest.raises(ValueError, match="Linear has no mpnn.MessagePassing layer"):
+        mpnn.explain(CHAIN, nn.Linear(2, 2), num_nodes=30)
