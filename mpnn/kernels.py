@@ -79,6 +79,9 @@ def _product(rowptr: Tensor, col: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     On a CPU the bag of embeddings is two to three times as fast as a sparse product (200,000 nodes, 5 million edges,
     128 columns: 77 ms, torch.sparse.mm 187 ms, CSR @ dense 295 ms), but not in float64, nor for few columns.
     """
+    if torch.is_autocast_enabled(x.device.type):  # which would narrow x, but not the matrix
+        with torch.autocast(x.device.type, enabled=False):
+            return _product(rowptr, col, weight, x)
     on_cpu, width = x.device.type == "cpu", x.shape[1]
     if on_cpu and x.dtype != torch.float64 and (width >= NARROW or x.dtype != torch.float32) and x.shape[0]:
         return torch.nn.functional.embedding_bag(
@@ -184,6 +187,8 @@ def _sampled(edges: Edges, rows: Tensor, cols: Tensor) -> Tensor:
     shape = (edges.num_dst, edges.num_src)
     if len(edges) > edges.num_dst * edges.num_src:  # which torch refuses; there are few nodes and many double edges
         return (rows.index_select(0, edges.dst) * cols.index_select(0, edges.src)).sum(1)
+    if rows.dtype not in (torch.float32, torch.float64):  # which torch has not got
+        return _sampled(edges, rows.float(), cols.float()).to(rows.dtype)
     pattern = csr(edges.rowptr, edges.src, rows.new_zeros(len(edges)), shape)
     return torch.sparse.sampled_addmm(pattern, rows.contiguous(), cols.t(), beta=0.0).values()
 
