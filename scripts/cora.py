@@ -47,6 +47,8 @@ class Config(Options):
     """Data set."""
     model: Literal["gcn", "gat", "sage", "mean", "all"] = "gcn"
     """Model; two layers each."""
+    select: Literal["accuracy", "loss"] | None = None
+    """What on the validation nodes decides which epoch counts; unless given, loss for gat, else accuracy."""
     layers: Literal["mpnn", "torch_geometric"] = "mpnn"
     """Whose layers to train, in the same loop."""
 
@@ -183,10 +185,11 @@ def picture(config: Config, kind: str, model: Net, data) -> Path:
 def experiment(config: Config, kind: str) -> dict:
     """All seeds of one model on one data set."""
     data = mpnn.datasets.load(config.dataset, normalize="row")
+    recipe = replace(RECIPES[kind], select=config.select or RECIPES[kind].select)
     last = []
 
     def run(_: int) -> float:
-        accuracy, model = train(config, kind, RECIPES[kind], data)
+        accuracy, model = train(config, kind, recipe, data)
         last[:] = [model]
         return accuracy
 
@@ -195,8 +198,8 @@ def experiment(config: Config, kind: str) -> dict:
         picture(config, kind, last[0], data)
     name = kind if config.layers == "mpnn" else f"{kind} (torch_geometric)"
     published = PUBLISHED.get((kind, config.dataset))
-    recipe = asdict(RECIPES[kind]) | {"epochs": config.epochs, "patience": config.patience}
-    return report("cora", config.dataset, name, "accuracy %", values, seconds, published, recipe=recipe)
+    settings = asdict(recipe) | {"epochs": config.epochs, "patience": config.patience}
+    return report("cora", config.dataset, name, "accuracy %", values, seconds, published, recipe=settings)
 
 
 def main(config: Config) -> list[dict]:
