@@ -6,8 +6,11 @@ from mpnn.nn.gat import GAT, GATv2
 from mpnn.nn.gcn import GCN
 from mpnn.nn.gin import GIN
 from mpnn.nn.graph_network import GraphNetwork
+from mpnn.nn.gru import GRU
+from mpnn.nn.lstm import LSTM
 from mpnn.nn.mean import MeanNetwork
 from mpnn.nn.readout import EdgeReadout, GraphReadout, attention
+from mpnn.nn.rnn import RNN
 from mpnn.nn.sage import GraphSAGE
 
 __all__ = [
@@ -19,8 +22,11 @@ __all__ = [
     "GATv2",
     "GraphNetwork",
     "GraphReadout",
+    "GRU",
     "GraphSAGE",
+    "LSTM",
     "LSTMAggregation",
     "MeanNetwork",
+    "RNN",
     "attention",
 ]

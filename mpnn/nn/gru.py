@@ -1,0 +1,124 @@
+"""The gated recurrent unit."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpnn.nn.recurrent import Recurrent, arrived
+
+__all__ = ["GRU"]
+
+
+class GRU(Recurrent):
+    r"""The gated recurrent unit: an update gate mixes the previous state with a new candidate.
+
+    .. math::
+        r, z = \sigma(W x_t + b + U h_{t-1} + b'), \qquad h_t = (1 - z) \odot n + z \odot h_{t-1}
+
+    each with its own W, U, b and b', and the candidate by one of two conventions,
+
+    .. math::
+        \text{after:}\quad n = \tanh(W x_t + b + r \odot (U h_{t-1} + b')), \qquad
+        \text{before:}\quad n = \tanh(W x_t + b + U (r \odot h_{t-1}) + b')
+
+    At the start of a chain :math:`h_{t-1}` is the initial state, 0 unless given. On any DAG it is the sum of the
+    predecessors' states, 0 without any.
+
+    Source: Cho et al. 2014, arXiv:1406.1078, eq. 5-8 (before); ``torch.nn.GRU`` (after).
+    Deviations: biases, which the paper leaves out; two of them, as in ``torch.nn.GRU``, so that weights load both ways.
+    Some texts swap z and 1 - z, which is the same up to the sign of its weights.
+
+    Args:
+        in_features: width of ``x``.
+        hidden_features: width of ``h``.
+        num_layers: how many layers are stacked, each reading the states of the one before.
+        bias: whether there are biases.
+        dropout: probability to drop an input of each layer but the first, in training.
+        bidirectional: whether a second set of weights runs backwards; the states of a node are joined.
+        reset: whether r is applied ``"after"`` the product with U, as in torch, or ``"before"`` it, as in the paper.
+
+    Shape:
+        x ``(N, F)``, edge_index ``(2, E)`` (t-1, t), h0 ``(num_layers * directions, B, H)`` with a row for each graph
+        of ``batch`` ``(N,)`` -> h ``(N, directions * H)`` of the last layer.
+
+    Attributes:
+        weight_ih_l0 ``(3H, F)``: W, weight_hh_l0 ``(3H, H)``: U, bias_ih_l0 ``(3H,)``: b, bias_hh_l0 ``(3H,)``: b', in
+        blocks r, z, n; more layers ``_l1``, ..., backwards ``_l0_reverse``, ... Names, layout and initialisation of
+        ``torch.nn.GRU``.
+
+    Raises:
+        ValueError: ``reset`` is unknown; x is sparse or has another width; h0 has another shape.
+
+    Example:
+        >>> chain = torch.tensor([[0, 1], [1, 2]])                    # 0 -> 1 -> 2
+        >>> layer, theirs = GRU(3, 4), torch.nn.GRU(3, 4)
+        >>> layer.load_state_dict(theirs.state_dict())
+        <All keys matched successfully>
+        >>> x = torch.ones(3, 3)
+        >>> torch.allclose(layer(x, chain), theirs(x)[0], atol=1e-6)
+        True
+    """
+
+    state = ("h",)
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        reset: str = "after",
+    ):
+        if reset not in ("after", "before"):
+            raise ValueError(f"GRU: reset={reset!r} is unknown; expected 'after' or 'before'.")
+        super().__init__(in_features, hidden_features, 3, num_layers, bias, dropout, bidirectional)
+        self.reset = reset
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Any,
+        h0: Tensor | None = None,
+        batch: Tensor | None = None,
+        schedule: Any = None,
+    ) -> Tensor:
+        return self.top(x, edge_index, batch, schedule, h0=h0)[0]
+
+    def weights(self, layer: int, way: str) -> SimpleNamespace:
+        w, split = super().weights(layer, way), [2 * self.hidden_features, self.hidden_features]
+        w.gates, w.candidate = zip(w.weight_hh.split(split), w.bias_hh.split(split) if self.bias else (None, None))
+        return w
+
+    def inputs(self, x: Tensor, w: SimpleNamespace) -> Tensor:
+        return F.linear(x, w.weight_ih, w.bias_ih)
+
+    def update(self, wx, w, h0=None, message=None):
+        h, split = arrived(message, h0), [2 * self.hidden_features, self.hidden_features]
+        x_gates, x_candidate = wx.split(split, dim=1)
+        if self.reset == "after":
+            u_gates, u_candidate = _product(h, w.weight_hh, w.bias_hh).split(split, dim=-1)
+        else:
+            u_gates = _product(h, *w.gates)
+        r, z = torch.sigmoid(x_gates + u_gates).chunk(2, dim=1)
+        if self.reset == "after":
+            n = torch.tanh(x_candidate + r * u_candidate)
+        else:
+            n = torch.tanh(x_candidate + _product(h if h is None else r * h, *w.candidate))
+        return (1 - z) * n if h is None else n + z * (h - n)
+
+    def options(self) -> list[str]:
+        return super().options() + [f"reset={self.reset!r}"] * (self.reset != "after")
+
+
+def _product(h: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``h U^T + b'``; of no h the bias alone, which is the same for all nodes."""
+    if h is not None:
+        return F.linear(h, weight, bias)
+    return weight.new_zeros(weight.shape[0]) if bias is None else bias

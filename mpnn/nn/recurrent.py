@@ -1,0 +1,199 @@
+"""What the recurrent layers share: stacking, directions, initial states, and weights laid out as in ``torch.nn``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpnn import schedule as schedules
+from mpnn.features import check_dense, check_features
+from mpnn.message_passing import MessagePassing
+from mpnn.plan import Plan, plan
+from mpnn.schedule import Schedule
+
+__all__ = ["Recurrent"]
+
+
+class Recurrent(MessagePassing):
+    r"""Layers of a recurrent cell over the nodes of a graph: the base of ``RNN``, ``LSTM`` and ``GRU``.
+
+    On a chain with edges t-1 -> t this is recurrence through time, and several chains of any lengths side by side are a
+    batch of sequences. On any other graph a node takes the *sum* of its predecessors' states for the previous one,
+
+    .. math:: h_{i-} = \sum_{j \to i} h_j \;(+\; h_{0,i} \text{ where i has no predecessor})
+
+    and the other state fields likewise. Layer l reads the states of layer l-1. With ``bidirectional`` a second set of
+    weights runs the pass backwards, every edge turned round, and the two states of a node are joined.
+
+    A cell defines ``update``, whose arguments are the node's product with the inputs ``wx``, the weights ``w`` of this
+    layer and direction, the initial states, and what was aggregated.
+
+    Initial states are ``(num_layers * directions, B, H)``, one row a graph, in the order of ``torch.nn``: layer 0
+    forward, layer 0 backward, layer 1 forward, ... Each graph's row goes to all its nodes without a predecessor (in the
+    backward direction: without a successor). ``batch`` says which graph a node is in; without it there is one. So
+    ``batch=torch.arange(N)`` gives a row to each node.
+
+    Source: Elman 1990, "Finding structure in time"; Schuster & Paliwal 1997 for two directions.
+    Deviations: graphs other than chains.
+
+    Args:
+        in_features: width of ``x``.
+        hidden_features: width H of each state field.
+        blocks: number of gate blocks in the weights.
+        num_layers: how many layers are stacked.
+        bias: whether there are biases.
+        dropout: probability to drop an input of each layer but the first, in training.
+        bidirectional: whether there is a backward direction as well.
+
+    Attributes:
+        weight_ih_l0 ``(blocks * H, F)``, weight_hh_l0 ``(blocks * H, H)``, bias_ih_l0 and bias_hh_l0
+        ``(blocks * H,)``, and the same with ``_reverse``; F is ``in_features`` for layer 0, then H * directions.
+        Drawn from U(-1/sqrt(H), 1/sqrt(H)), in torch's order.
+    """
+
+    schedule = "topological"
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        blocks: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+    ):
+        super().__init__()
+        self.in_features, self.hidden_features, self.num_layers = in_features, hidden_features, num_layers
+        self.bias, self.dropout, self.bidirectional = bias, dropout, bidirectional
+        self.ways = ("", "_reverse") if bidirectional else ("",)
+        rows = blocks * hidden_features
+        for layer in range(num_layers):
+            columns = hidden_features * len(self.ways) if layer else in_features
+            shapes = {"weight_ih": (rows, columns), "weight_hh": (rows, hidden_features)}
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {}
+            for way in self.ways:
+                for name, shape in (shapes | self.more_shapes()).items():
+                    self.register_parameter(f"{name}_l{layer}{way}", nn.Parameter(torch.empty(shape)))
+        self.reset_parameters()
+
+    def more_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of further weights of a layer."""
+        return {}
+
+    def reset_parameters(self) -> None:
+        bound = self.hidden_features**-0.5
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def weights(self, layer: int, way: str) -> SimpleNamespace:
+        """The weights of a layer in one direction, by torch's names."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", *self.more_shapes())
+        return SimpleNamespace(**{name: getattr(self, f"{name}_l{layer}{way}", None) for name in names})
+
+    def inputs(self, x: Tensor, w: SimpleNamespace) -> Tensor:
+        """The products with x and all biases, for all nodes at once."""
+        return F.linear(x, w.weight_ih, w.bias_ih + w.bias_hh if self.bias else None)
+
+    def message(self, h_j):
+        return h_j
+
+    def states(self, x: Tensor, edge_index: Any, batch: Tensor | None = None, schedule: Any = None, **initial) -> tuple:
+        """The states of every layer and direction: ``(num_layers * directions, N, H)`` for each field of ``state``, in
+        the order of ``torch.nn``. At the last node of a chain, forward layers have what torch calls h_n."""
+        layers = [way for done in self._layers(x, edge_index, batch, schedule, initial) for way in done]
+        return tuple(torch.stack(field) for field in zip(*layers))
+
+    def top(self, x: Tensor, edge_index: Any, batch: Tensor | None, schedule: Any, **initial) -> tuple[Tensor, ...]:
+        """The states of the last layer, ``(N, directions * H)`` for each field."""
+        for done in self._layers(x, edge_index, batch, schedule, initial):
+            last = done
+        return tuple(torch.cat(field, dim=1) for field in zip(*last))
+
+    def _layers(self, x: Tensor, edge_index: Any, batch: Any, schedule: Any, initial: dict) -> Iterator[list[tuple]]:
+        """Layer by layer the states, a tuple of fields for each direction."""
+        name = type(self).__name__
+        check_dense(name, x)
+        check_features(name, x, self.in_features)
+        directions = self._directions(edge_index, schedule)
+        initial = {field: value for field, value in initial.items() if value is not None}
+        for field, value in initial.items():
+            self._check_initial(field, value, batch, len(x))
+        for layer in range(self.num_layers):
+            done = []
+            for k, (way, (graph, rule)) in enumerate(zip(self.ways, directions)):
+                w, row = self.weights(layer, way), layer * len(self.ways) + k
+                start = {name: self._start(h0[row], graph, rule, batch, len(x)) for name, h0 in initial.items()}
+                state = self.propagate(graph, rule, wx=self.inputs(x, w), w=w, **start)
+                done.append(state if isinstance(state, tuple) else (state,))
+            yield done
+            if layer + 1 < self.num_layers:
+                x = F.dropout(torch.cat([h for h, *_ in done], dim=1), self.dropout, self.training)
+
+    def _directions(self, edge_index: Any, schedule: Any) -> list[tuple[Any, Schedule | None]]:
+        """The graph and the schedule, forwards and backwards."""
+        if isinstance(edge_index, Plan):
+            return [(edge_index, schedule)] + [(_turned(edge_index), None)] * self.bidirectional
+        rule = schedules.get(self.schedule if schedule is None else schedule)
+        return [(edge_index, rule)] + [(edge_index, rule.reverse)] * self.bidirectional
+
+    def _check_initial(self, field: str, value: Tensor, batch: Tensor | None, num_nodes: int) -> None:
+        """Raises unless initial states belong to a state and have the right shape."""
+        if field not in (known := [f"{state}0" for state in self.state]):
+            raise TypeError(f"{type(self).__name__}: {field!r} is no initial state; expected {' or '.join(known)}.")
+        count, graphs = self.num_layers * len(self.ways), 1 if batch is None else "B"
+        fits = value.dim() == 3 and value.shape[::2] == (count, self.hidden_features)
+        if not fits or (batch is None and value.shape[1] != 1):
+            raise ValueError(
+                f"{type(self).__name__}: {field} has shape {tuple(value.shape)}; expected ({count}, {graphs}, "
+                f"{self.hidden_features}): layers times directions, graphs, hidden features. "
+                "Pass batch=, the graph of each node, if there are several graphs."
+            )
+        if batch is not None and batch.shape[0] != num_nodes:
+            raise ValueError(
+                f"{type(self).__name__}: batch has {batch.shape[0]} entries, but there are {num_nodes} nodes; "
+                "expected the graph of each node."
+            )
+
+    def _start(self, value: Tensor, graph: Any, rule: Any, batch: Tensor | None, num_nodes: int) -> Tensor:
+        """A layer's initial state at the nodes without a predecessor, and 0 at all others."""
+        of_node = value.expand(num_nodes, -1) if batch is None else value.index_select(0, batch)
+        targets = self._plan(graph, rule, num_nodes).edge_index("")[1]
+        first = torch.ones(num_nodes, 1, dtype=torch.bool, device=value.device).index_fill(0, targets, False)
+        return torch.where(first, of_node, 0.0)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join([f'{self.in_features}, {self.hidden_features}', *self.options()])})"
+
+    def options(self) -> list[str]:
+        """What the repr says beyond the widths."""
+        shown = [f"num_layers={self.num_layers}"] * (self.num_layers > 1) + ["bias=False"] * (not self.bias)
+        return shown + [f"dropout={self.dropout}"] * bool(self.dropout) + ["bidirectional=True"] * self.bidirectional
+
+
+def arrived(message: Tensor | None, start: Tensor | None) -> Tensor | None:
+    """The state that a node starts from: its predecessors', or the initial one. None stands for zeros."""
+    if message is None or start is None:
+        return start if message is None else message
+    return message + start
+
+
+def recur(wx: Tensor, h: Tensor | None, weight: Tensor) -> Tensor:
+    """``wx + h U^T``."""
+    return wx if h is None else torch.addmm(wx, h, weight.t())
+
+
+def _turned(forward: Plan) -> Plan:
+    """The plan of the pass run backwards."""
+
+    def build():
+        edge_index = forward.edge_index()
+        given = edge_index.flip(0) if forward.schedule.turned else edge_index
+        return plan(given, forward.schedule.reverse, forward.num_nodes)
+
+    return forward.remember("turned", build)
