@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch_geometric.data import Batch, Data
+from torch_geometric.data.data import BaseData
 from torch_geometric.loader import DataLoader as _DataLoader
 
 from mpnn.plan import plan
@@ -13,15 +16,23 @@ from mpnn.schedule import Schedule, get
 __all__ = ["DataLoader", "collate"]
 
 
-def collate(graphs: list[Data], schedule: str | Schedule | None = None) -> Batch:
+def collate(
+    graphs: list[Data],
+    schedule: str | Schedule | None = None,
+    follow_batch: Sequence[str] | None = None,
+    exclude_keys: Sequence[str] | None = None,
+) -> Batch:
     """Joins graphs into one batch, and plans it.
 
     Args:
         graphs: all with the same fields.
         schedule: the batch gets a field ``plan`` under this schedule, unless None. Layers take it as ``edge_index``.
+        follow_batch, exclude_keys: fields that get a batch vector of their own, and fields to leave out.
 
     Raises:
-        ValueError: a graph has other fields than the first; torch_geometric would drop them, or stop with a KeyError.
+        ValueError: a graph has other fields, or other types of nodes or edges, than the first; torch_geometric would
+            drop them, or stop with a KeyError.
+        TypeError: a graph is no ``Data`` or ``HeteroData``.
 
     Example:
         >>> import torch
@@ -29,30 +40,31 @@ def collate(graphs: list[Data], schedule: str | Schedule | None = None) -> Batch
         >>> collate([chain, chain], "topological").plan
         Plan(topological, nodes=4, edges=2, levels=2)
     """
-    fields = {key for key in graphs[0].keys() if key != "plan"}  # noqa: SIM118  (iterating a Data gives pairs)
-    for number, graph in enumerate(graphs):
-        own = {key for key in graph.keys() if key != "plan"}  # noqa: SIM118
+    left_out = ["plan", *(exclude_keys or ())]
+    fields = _fields(graphs, 0, left_out)
+    for number in range(1, len(graphs)):
+        own = _fields(graphs, number, left_out)
         if own != fields:
-            key = sorted(own ^ fields)[0]
-            has, lacks = (number, 0) if key in own else (0, number)
+            field = sorted(own ^ fields)[0]
+            has, lacks = (number, 0) if field in own else (0, number)
             raise ValueError(
-                f"collate: graph {has} of the batch has the field {key!r}, graph {lacks} has not; expected the same "
-                "fields in all. Set it on every graph, or delete it."
+                f"collate: graph {has} of the batch has the field {field}, graph {lacks} has not; expected the same "
+                "fields in all. Set it on every graph, with no rows where there is nothing, or name it in exclude_keys."
             )
-    batch = Batch.from_data_list(graphs, exclude_keys=["plan"])
+    batch = Batch.from_data_list(graphs, follow_batch, left_out)
     if schedule is not None:
         batch.plan = plan(batch, schedule, owner="DataLoader")
     return batch
 
 
-class _Collate:
-    """``collate`` with a schedule, as an object that workers can be sent."""
-
-    def __init__(self, schedule: Schedule | None):
-        self.schedule = schedule
-
-    def __call__(self, graphs: list[Any]) -> Batch:
-        return collate(graphs, self.schedule)
+def _fields(graphs: list[Any], number: int, left_out: list[str]) -> set[str]:
+    """The fields of a graph as they are written; of a heterogeneous one, with the type of node or edge."""
+    graph = graphs[number]
+    if not isinstance(graph, BaseData):
+        what = type(graph).__name__
+        raise TypeError(f"collate: item {number} of the batch is a {what}; expected a Data or HeteroData.")
+    names = [(store._key, key) for store in graph.stores for key in store.keys()]  # noqa: SIM118 (iterating: values)
+    return {repr(key) if kind is None else f"{kind!r}.{key}" for kind, key in names if key not in left_out}
 
 
 class DataLoader(_DataLoader):
@@ -83,4 +95,7 @@ class DataLoader(_DataLoader):
         **options: Any,
     ):
         super().__init__(dataset, batch_size, shuffle, **options)
-        self.collate_fn = _Collate(None if schedule is None else get(schedule))
+        rule = None if schedule is None else get(schedule)
+        self.collate_fn = partial(
+            collate, schedule=rule, follow_batch=self.follow_batch, exclude_keys=self.exclude_keys
+        )

@@ -19,9 +19,9 @@ class Cell(mpnn.MessagePassing):
 
 
 def test_levels_widths_and_parallelism_are_printed():
-    text = str(mpnn.explain(torch.tensor([[0, 1, 2, 3], [4, 4, 5, 5]]), num_nodes=6, schedule="topological"))
-    assert "6 nodes, 4 edges, schedule topological: 2 levels" in text
-    assert "nodes a level: 4 2 (fewest 2, median 3, most 4; 3 fire at once" in text
+    text = str(mpnn.explain(torch.tensor([[0, 1, 2, 3, 4], [4, 4, 4, 4, 5]]), num_nodes=6, schedule="topological"))
+    assert "6 nodes, 5 edges, schedule topological: 3 levels" in text
+    assert "nodes a level: 4 1 1 (fewest 1, median 1, most 4; 2 fire at once" in text
 
 
 def test_many_levels_are_abbreviated():
@@ -52,3 +52,22 @@ def test_edge_types_are_counted():
 def test_a_model_without_a_layer_is_refused():
     with pytest.raises(ValueError, match="Linear has no mpnn.MessagePassing layer"):
         mpnn.explain(CHAIN, nn.Linear(2, 2), num_nodes=30)
+
+
+def test_a_schedule_that_is_given_goes_before_the_layers_own():
+    assert mpnn.explain(CHAIN, Cell(), num_nodes=30).plans[""].num_levels == 30
+    there = mpnn.explain(CHAIN, Cell(), schedule="synchronous", num_nodes=30)
+    assert there.plans[""].num_levels == 1 and "one level, all edges at once" in str(there)
+
+
+def test_layers_inside_layers_are_named_as_in_the_model():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ModuleList([Cell()]))
+    assert list(mpnn.explain(CHAIN, model, num_nodes=30).layers) == ["1.0"]
+    assert "  1.0: Cell(" in str(mpnn.explain(CHAIN, model, num_nodes=30))
+
+
+def test_errors_of_the_graph_name_the_layer():
+    with pytest.raises(mpnn.schedule.CycleError, match="cycle 0 -> 0"):
+        mpnn.explain(torch.tensor([[0], [0]]), Cell(), num_nodes=1)
+    with pytest.raises(ValueError, match=r"explain, cell: edge 0 \(7 -> 0\) leaves the graph"):
+        mpnn.explain(torch.tensor([[7], [0]]), nn.ModuleDict({"cell": Cell()}), num_nodes=1)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch, Data, HeteroData
 
 import mpnn
 from mpnn.loader import DataLoader, collate
@@ -62,3 +62,43 @@ def test_graphs_with_other_fields_are_named(odd):
     given[odd].weight = torch.ones(1)
     with pytest.raises(ValueError, match=f"graph {odd} of the batch has the field 'weight'"):
         collate(given)
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_graphs_with_other_types_of_nodes_are_named(odd):
+    """torch_geometric drops what the first graph has not, so the result would depend on the order of shuffling."""
+    given = [HeteroData(author={"x": torch.ones(2, 3)}) for _ in range(2)]
+    given[odd]["venue"].x = torch.ones(1, 3)
+    with pytest.raises(ValueError, match=f"graph {odd} of the batch has the field 'venue'.x, graph {1 - odd} has not"):
+        collate(given)
+    given[1 - odd]["venue"].x = torch.ones(0, 3)
+    assert collate(given)["venue"].x.shape == (1, 3)
+
+
+def test_what_is_no_graph_is_named():
+    with pytest.raises(TypeError, match="item 1 of the batch is a Tensor; expected a Data"):
+        collate([graphs(1)[0], torch.ones(2)])
+
+
+def test_a_plan_of_a_single_graph_is_not_taken_for_the_batchs():
+    given = graphs(2)
+    given[0].plan = mpnn.plan(given[0], "topological")
+    assert collate(given, "topological").plan.num_nodes == 5 and "plan" not in collate(given)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_ordered_fields_are_planned_in_workers(workers):
+    loader = DataLoader(graphs(), batch_size=2, schedule=mpnn.schedule.ordered("level").reverse, num_workers=workers)
+    for batch in loader:
+        there = mpnn.plan(batch, mpnn.schedule.ordered("level").reverse)
+        assert torch.equal(batch.plan.level, there.level) and repr(batch.plan) == repr(there)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_options_of_torch_geometric_are_kept(workers):
+    given = graphs(4)
+    given[1].note = "odd"
+    options = dict(follow_batch=["level"], exclude_keys=["note"], num_workers=workers)
+    for batch in DataLoader(given, batch_size=2, schedule="topological", **options):
+        assert torch.equal(batch.level_batch, batch.batch) and "note" not in batch
+        assert batch.plan.num_nodes == len(batch.x)
