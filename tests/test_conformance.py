@@ -22,6 +22,9 @@ from mpnn.nn import (
     GAT,
     GCN,
     GIN,
+    GRU,
+    LSTM,
+    RNN,
     Chebyshev,
     EdgeReadout,
     GATv2,
@@ -94,6 +97,7 @@ class Recurrent(mpnn.MessagePassing):
 
 
 NO_SPMM = ("reference", "wavefront")
+ON_CHAINS = {"schedules": tuple(SCHEDULES), "ways": NO_SPMM, "compiles": False}  # topological unless told otherwise
 
 
 def mlp(in_features: int, out_features: int) -> nn.Module:
@@ -133,6 +137,18 @@ TABLE = [
     Row("EdgeReadout", lambda: EdgeReadout(nn.Bilinear(IN, IN, 2)), gives=("edge",), ways=()),
     Row("GraphReadout", lambda: GraphReadout("mean", mlp(IN, 2)), gives=("graph",), ways=()),
     Row("GraphReadout, attention", lambda: GraphReadout(attention(IN, 2)), gives=("graph",), ways=()),
+    Row("RNN", lambda: RNN(IN, 4), **ON_CHAINS),
+    Row("RNN, residual", lambda: RNN(IN, 4, num_layers=2, bidirectional=True, residual=True), **ON_CHAINS),
+    Row("LSTM", lambda: LSTM(IN, 4), gives=("node", "node"), **ON_CHAINS),
+    Row("LSTM, no forget gate", lambda: LSTM(IN, 4, forget="none"), gives=("node", "node"), **ON_CHAINS),
+    Row(
+        "LSTM, coupled, with peepholes",
+        lambda: LSTM(IN, 4, num_layers=2, bidirectional=True, forget="coupled", peephole=True),
+        gives=("node", "node"),
+        **ON_CHAINS,
+    ),
+    Row("GRU", lambda: GRU(IN, 4), **ON_CHAINS),
+    Row("GRU, reset before", lambda: GRU(IN, 4, num_layers=2, bidirectional=True, reset="before"), **ON_CHAINS),
     Row("a layer with state", Recurrent, takes=("edge_weight",), schedules=tuple(SCHEDULES), ways=NO_SPMM, sparse=True),
 ]
 

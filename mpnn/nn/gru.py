@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpnn.nn.recurrent import Recurrent, arrived
+from mpnn.nn.recurrent import Recurrent, Weights, arrived
 
 __all__ = ["GRU"]
 
@@ -91,19 +90,24 @@ class GRU(Recurrent):
     ) -> Tensor:
         return self.top(x, edge_index, batch, schedule, h0=h0)[0]
 
-    def weights(self, layer: int, way: str) -> SimpleNamespace:
-        w, split = super().weights(layer, way), [2 * self.hidden_features, self.hidden_features]
-        w.gates, w.candidate = zip(w.weight_hh.split(split), w.bias_hh.split(split) if self.bias else (None, None))
+    def weights(self, layer: int, way: str) -> Weights:
+        w = super().weights(layer, way)
+        biases = self._split(w.bias_hh) if self.bias else (None, None)
+        w.gates, w.candidate = zip(self._split(w.weight_hh), biases)  # once, not at every level
         return w
 
-    def inputs(self, x: Tensor, w: SimpleNamespace) -> Tensor:
+    def inputs(self, x: Tensor, w: Weights) -> Tensor:
         return F.linear(x, w.weight_ih, w.bias_ih)
 
+    def _split(self, blocks: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+        """The blocks of r and z, and that of n."""
+        return blocks.split([2 * self.hidden_features, self.hidden_features], dim)
+
     def update(self, wx, w, h0=None, message=None):
-        h, split = arrived(message, h0), [2 * self.hidden_features, self.hidden_features]
-        x_gates, x_candidate = wx.split(split, dim=1)
+        h = arrived(message, h0)
+        x_gates, x_candidate = self._split(wx, dim=1)
         if self.reset == "after":
-            u_gates, u_candidate = _product(h, w.weight_hh, w.bias_hh).split(split, dim=-1)
+            u_gates, u_candidate = self._split(_product(h, w.weight_hh, w.bias_hh), dim=-1)
         else:
             u_gates = _product(h, *w.gates)
         r, z = torch.sigmoid(x_gates + u_gates).chunk(2, dim=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -105,11 +104,6 @@ class LSTM(Recurrent):
     def more_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight_ch": (len(self.gates) - 1, self.hidden_features)} if self.peephole else {}
 
-    def weights(self, layer: int, way: str) -> SimpleNamespace:
-        w = super().weights(layer, way)
-        w.peephole = dict(zip(self.gates.replace("g", ""), w.weight_ch.unbind())) if self.peephole else {}
-        return w
-
     def message(self, h_j, c_j):
         return h_j, c_j
 
@@ -119,8 +113,10 @@ class LSTM(Recurrent):
         before = dict(zip(self.gates, blocks))  # each gate before it is squashed
 
         def gate(name, seen):
-            seeing = w.peephole and seen is not None
-            return torch.sigmoid(torch.addcmul(before[name], w.peephole[name], seen) if seeing else before[name])
+            if not self.peephole or seen is None:
+                return torch.sigmoid(before[name])
+            peephole = w.weight_ch[self.gates.replace("g", "").index(name)]
+            return torch.sigmoid(torch.addcmul(before[name], peephole, seen))
 
         f = gate("f", c) if "f" in before else 1.0
         i = gate("i", c) if "i" in before else 1 - f

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +17,17 @@ from mpnn.plan import Plan, plan
 from mpnn.schedule import Schedule
 
 __all__ = ["Recurrent"]
+
+
+@dataclass
+class Weights:
+    """The weights of one layer in one direction, by torch's names; weight_ch is only in an LSTM with peepholes."""
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    weight_ch: Tensor | None
 
 
 class Recurrent(MessagePassing):
@@ -91,12 +102,12 @@ class Recurrent(MessagePassing):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def weights(self, layer: int, way: str) -> SimpleNamespace:
-        """The weights of a layer in one direction, by torch's names."""
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", *self.more_shapes())
-        return SimpleNamespace(**{name: getattr(self, f"{name}_l{layer}{way}", None) for name in names})
+    def weights(self, layer: int, way: str) -> Weights:
+        """The weights of a layer in one direction."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch")
+        return Weights(*(getattr(self, f"{name}_l{layer}{way}", None) for name in names))
 
-    def inputs(self, x: Tensor, w: SimpleNamespace) -> Tensor:
+    def inputs(self, x: Tensor, w: Weights) -> Tensor:
         """The products with x and all biases, for all nodes at once."""
         return F.linear(x, w.weight_ih, w.bias_ih + w.bias_hh if self.bias else None)
 
