@@ -4,7 +4,7 @@ from mpnn import datasets, nn, schedule
 from mpnn.containers import apply
 from mpnn.convert import from_networkx, node_ids, node_positions, to_networkx
 from mpnn.draw import draw
-from mpnn.engine import engine
+from mpnn.engine import engine, rowwise
 from mpnn.explain import explain
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan, plan
@@ -22,6 +22,7 @@ __all__ = [
     "node_ids",
     "node_positions",
     "plan",
+    "rowwise",
     "schedule",
     "to_networkx",
 ]

@@ -14,6 +14,7 @@ from mpnn import schedule as schedules
 from mpnn.aggr import resolve
 from mpnn.engine import Call, run
 from mpnn.engine.after import edge_values, graph_values
+from mpnn.engine.call import Rowwise
 from mpnn.graph import Size
 from mpnn.hooks import Hooks, read_hooks
 from mpnn.kernels import Loose
@@ -176,7 +177,7 @@ class MessagePassing(nn.Module):
             if isinstance(value, tuple):
                 src = src or (name, value[0].shape[0])
                 dst = dst if value[1] is None else dst or (name, value[1].shape[0])
-            elif isinstance(value, Tensor) and value.dim():
+            elif isinstance(value, (Tensor, Rowwise)) and len(value.shape):
                 if dst and dst[1] != value.shape[0]:
                     raise ValueError(
                         f"{self._name}: {dst[0]!r} has {dst[1]} rows, but {name!r} has {value.shape[0]}; expected one "

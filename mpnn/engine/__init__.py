@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mpnn.engine.call import Call, Result
+from mpnn.engine.call import Call, Result, rowwise
 from mpnn.engine.reference import reference
 from mpnn.engine.wavefront import spmm, wavefront
 
-__all__ = ["Call", "Result", "choose", "engine", "run"]
+__all__ = ["Call", "Result", "choose", "engine", "rowwise", "run"]
 
 WAYS = {"reference": reference, "wavefront": wavefront, "spmm": spmm}
 

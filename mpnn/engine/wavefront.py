@@ -287,23 +287,21 @@ class Wavefront:
         name, role, on_edges = argument.field, argument.role, sources is not None
         if role == "source" and name in self.layer.state and not self.one_level:
             return sources.field(self.layer.state.index(name))
-        value = self.call.value(hook, argument, kind)
-        if not isinstance(value, Tensor) or not value.dim():
-            return _Same(value)
         key = (name, role, kind) if role in ("source", "edge") else (name, role == "graph")
         if key not in self.columns:  # two hooks may ask for the same
-            self.columns[key] = self._by_level(value, role, kind)
-        at_targets = on_edges and role in ("target", "graph")
-        return _Targets(self.columns[key], segments(self.plan, kind)) if at_targets else self.columns[key]
+            self.columns[key] = self._by_level(self.call.value(hook, argument, kind, self.in_level_order), role, kind)
+        column = self.columns[key]
+        at_targets = on_edges and role in ("target", "graph") and not isinstance(column, _Same)
+        return _Targets(column, segments(self.plan, kind)) if at_targets else column
 
-    def _by_level(self, value: Tensor, role: str, kind: str) -> list[Tensor]:
+    def _by_level(self, value: Any, role: str, kind: str) -> _Same | list[Tensor]:
+        if not isinstance(value, Tensor) or not value.dim():
+            return _Same(value)
         edges = self.plan.edges[kind] if role in ("edge", "source") else None
-        if role == "edge":
-            return self.split_edges(kind, edges.place(value))
-        value = self.in_level_order(value)
         if edges is None:
             return self.split_nodes(value)
-        return self.split_edges(kind, kernels.gather(value, edges, "source"))
+        value = edges.place(value) if role == "edge" else kernels.gather(value, edges, "source")
+        return self.split_edges(kind, value)
 
     def edge_columns(self, kind: str) -> dict[str, list]:
         """The arguments of each hook that runs on edges of one type."""
