@@ -30,13 +30,15 @@ def test_a_function_of_rows_gives_what_its_result_gives(way, schedule):
         plain = cell.propagate(TREE, schedule=schedule, z=linear(x))
         row_by_row = cell.propagate(TREE, schedule=schedule, z=mpnn.rowwise(linear, x))
     torch.testing.assert_close(row_by_row, plain, rtol=1e-12, atol=0)
-    for a, b in zip(torch.autograd.grad(plain.pow(2).sum(), leaves), torch.autograd.grad(row_by_row.pow(2).sum(), leaves)):
+    expected, found = (torch.autograd.grad(value.pow(2).sum(), leaves) for value in (plain, row_by_row))
+    for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-10, atol=1e-14)
 
 
 def test_the_function_is_given_rows_in_level_order():
     seen = []
-    Cell().propagate(TREE, z=mpnn.rowwise(lambda rows: seen.append(rows) or rows.expand(-1, 4), torch.arange(7.0)[:, None]))
+    number = torch.arange(7.0)[:, None]
+    Cell().propagate(TREE, z=mpnn.rowwise(lambda rows: seen.append(rows) or rows.expand(-1, 4), number))
     assert [rows.flatten().tolist() for rows in seen] == [[0.0, 1.0, 3.0, 4.0, 2.0, 6.0, 5.0]]
 
 

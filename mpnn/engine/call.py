@@ -28,7 +28,7 @@ class Rowwise:
 
 
 def rowwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Rowwise:
-    """A node field ``function(x)`` that the engine computes where its rows are cheapest to have: in level order already.
+    """A node field ``function(x)`` that the engine computes where it is cheapest: on rows in level order already.
 
     ``propagate(edge_index, z=rowwise(self.input, x))`` gives what ``z=self.input(x)`` gives, and moves the rows of x
     instead of the wider rows of z.
