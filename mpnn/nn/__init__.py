@@ -10,11 +10,15 @@ from mpnn.nn.gru import GRU
 from mpnn.nn.lstm import LSTM
 from mpnn.nn.mean import MeanNetwork
 from mpnn.nn.readout import EdgeReadout, GraphReadout, attention
+from mpnn.nn.recursive import RecNN
 from mpnn.nn.rnn import RNN
 from mpnn.nn.sage import GraphSAGE
+from mpnn.nn.thread_lstm import GraphStructuredLSTM
+from mpnn.nn.tree_lstm import ChildSumTreeLSTM, NaryTreeLSTM, TreeGRU
 
 __all__ = [
     "Chebyshev",
+    "ChildSumTreeLSTM",
     "EdgeReadout",
     "GAT",
     "GCN",
@@ -24,9 +28,13 @@ __all__ = [
     "GraphReadout",
     "GRU",
     "GraphSAGE",
+    "GraphStructuredLSTM",
     "LSTM",
     "LSTMAggregation",
     "MeanNetwork",
+    "NaryTreeLSTM",
     "RNN",
+    "RecNN",
+    "TreeGRU",
     "attention",
 ]
