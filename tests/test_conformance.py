@@ -26,14 +26,20 @@ from mpnn.nn import (
     LSTM,
     RNN,
     Chebyshev,
+    ChildSumTreeLSTM,
     EdgeReadout,
     GATv2,
     GraphNetwork,
     GraphReadout,
     GraphSAGE,
+    GraphStructuredLSTM,
     MeanNetwork,
+    NaryTreeLSTM,
+    RecNN,
+    TreeGRU,
     attention,
 )
+from mpnn.nn.recursive import given
 
 IN = 3  # node features
 EXTRA = {  # the other inputs there are, for a graph
@@ -96,6 +102,42 @@ class Recurrent(mpnn.MessagePassing):
         return torch.tanh(z + message)
 
 
+class Positioned:
+    """A layer whose children have positions: those in which their edges stand, the first at 0, the others at 1."""
+
+    def forward(self, x, edge_index, *, schedule=None):
+        pairs = (given(edge_index) if isinstance(edge_index, mpnn.Plan) else edge_index).t().tolist()
+        later = [any(i == other for _, other in pairs[:e]) for e, (_, i) in enumerate(pairs)]
+        return super().forward(x, edge_index, torch.tensor(later, dtype=torch.long, device=x.device), schedule=schedule)
+
+
+class PositionedRecNN(Positioned, RecNN):
+    pass
+
+
+class PositionedTreeLSTM(Positioned, NaryTreeLSTM):
+    pass
+
+
+class Threaded(GraphStructuredLSTM):
+    """Threads in any graph: a node's parent is its first source that is not below it; siblings stand as their edges."""
+
+    def forward(self, x, edge_index):
+        pairs = (given(edge_index) if isinstance(edge_index, mpnn.Plan) else edge_index).t().tolist()
+        parent, siblings, last = {}, [], {}
+        for j, i in pairs:
+            above = [j]
+            while above[-1] in parent:
+                above.append(parent[above[-1]])
+            if i not in parent and i not in above:
+                parent[i] = j
+                siblings += [(last[j], i)] if j in last else []
+                last[j] = i
+        edges = {"parent": [(j, i) for i, j in parent.items()], "sibling": siblings}
+        as_tensor = {kind: torch.tensor(some, dtype=torch.long).reshape(-1, 2).t() for kind, some in edges.items()}
+        return super().forward(x, {kind: some.to(x.device) for kind, some in as_tensor.items()})
+
+
 NO_SPMM = ("reference", "wavefront")
 ON_CHAINS = {"schedules": tuple(SCHEDULES), "ways": NO_SPMM, "compiles": False}  # topological unless told otherwise
 
@@ -149,6 +191,25 @@ TABLE = [
     ),
     Row("GRU", lambda: GRU(IN, 4), **ON_CHAINS),
     Row("GRU, reset before", lambda: GRU(IN, 4, num_layers=2, bidirectional=True, reset="before"), **ON_CHAINS),
+    Row("RecNN", lambda: PositionedRecNN(IN, 4), symmetric=False, **ON_CHAINS),
+    Row("ChildSumTreeLSTM", lambda: ChildSumTreeLSTM(IN, 4), gives=("node", "node"), **ON_CHAINS),
+    Row("ChildSumTreeLSTM, and back", lambda: ChildSumTreeLSTM(IN, 4, True), gives=("node", "node"), **ON_CHAINS),
+    Row("TreeGRU", lambda: TreeGRU(IN, 4), **ON_CHAINS),
+    Row("TreeGRU, and back", lambda: TreeGRU(IN, 4, reset="after", bidirectional=True), **ON_CHAINS),
+    Row(
+        "NaryTreeLSTM, and back",
+        lambda: PositionedTreeLSTM(IN, 4, bidirectional=True),
+        gives=("node", "node"),
+        symmetric=False,
+        **ON_CHAINS,
+    ),
+    Row(
+        "GraphStructuredLSTM",
+        lambda: Threaded(IN, 4),
+        gives=("node", "node"),
+        symmetric=False,
+        **(ON_CHAINS | {"schedules": ("topological",)}),
+    ),
     Row("a layer with state", Recurrent, takes=("edge_weight",), schedules=tuple(SCHEDULES), ways=NO_SPMM, sparse=True),
 ]
 
