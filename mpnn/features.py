@@ -23,12 +23,13 @@ def is_sparse(x: Tensor) -> bool:
     return x.layout is not torch.strided
 
 
-def _bag(x: Tensor) -> Edges:
-    """The words of each node as edges; kept while the matrix lives."""
-    if x not in _bags:
+def _bag(x: Tensor) -> tuple[Edges, Tensor]:
+    """The words of each node as edges, and their weights; kept while the matrix lives."""
+    bag = _bags.get(x)
+    if bag is None:
         row = torch.repeat_interleave(x.crow_indices().diff())
-        _bags[x] = Edges(x.col_indices().long(), row, x.shape[1], x.shape[0])
-    return _bags[x]
+        bag = _bags[x] = Edges(x.col_indices().long(), row, x.shape[1], x.shape[0]), x.values()
+    return bag
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -39,7 +40,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return x
     values = F.dropout(x.values(), p, training)
     out = csr(x.crow_indices(), x.col_indices(), values, x.shape)
-    _bags[out] = _bag(x)
+    _bags[out] = _bag(x)[0], values
     return out
 
 
@@ -86,7 +87,7 @@ class Linear(nn.Linear):
             raise ValueError(
                 f"Linear: x has layout {x.layout}; expected a dense or a sparse CSR tensor. Pass x.to_sparse_csr()."
             )
-        return weighted_sum(_bag(x), x.values(), self.weight.t())
+        return weighted_sum(*_bag(x), self.weight.t())
 
     def shift(self, x: Tensor) -> Tensor:
         """``x + b``."""

@@ -84,14 +84,8 @@ def _product(rowptr: Tensor, col: Tensor, weight: Tensor, x: Tensor) -> Tensor:
             return _product(rowptr, col, weight, x)
     on_cpu, width = x.device.type == "cpu", x.shape[1]
     if on_cpu and x.dtype != torch.float64 and (width >= NARROW or x.dtype != torch.float32) and x.shape[0]:
-        return torch.nn.functional.embedding_bag(
-            col,
-            x.detach().contiguous(),
-            rowptr,
-            mode="sum",
-            per_sample_weights=weight.detach(),
-            include_last_offset=True,
-        )
+        rows = x.detach().contiguous()  # sum (mode 0) of weighted rows; the last offset ends the last bag
+        return torch.embedding_bag(rows, col, rowptr, False, 0, False, weight.detach(), True)[0]
     matrix = csr(rowptr, col, weight, (rowptr.numel() - 1, x.shape[0]))
     return torch.sparse.mm(matrix, x.contiguous(), "sum") if on_cpu and width >= WIDE else matrix @ x
 

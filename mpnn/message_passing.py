@@ -4,7 +4,6 @@ which runs them over a graph under a schedule.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +21,8 @@ from mpnn.plan import Plan, cached_plan
 from mpnn.schedule import Schedule
 
 __all__ = ["MessagePassing"]
+
+_ONE_LEVEL = {False: schedules.synchronous, True: schedules.synchronous.reverse}
 
 
 class MessagePassing(nn.Module):
@@ -200,7 +201,7 @@ class MessagePassing(nn.Module):
             return edge_index if self.state else edge_index.flat
         rule = schedules.get(self.schedule if schedule is None else schedule)
         if not self.state:  # nothing is written that a later level could read
-            rule = replace(schedules.synchronous, turned=rule.turned)
+            rule = _ONE_LEVEL[rule.turned]
         if torch.compiler.is_compiling() and rule.name == "synchronous" and isinstance(edge_index, Tensor):
             return _Traced(edge_index, size, rule)
         self._check_types(edge_index)

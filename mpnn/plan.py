@@ -85,9 +85,11 @@ class Edges:
         if weight.requires_grad:
             return weight.index_select(0, self.transpose[0])
         known = self.remember("turned", WeakIdKeyDictionary)
-        if weight not in known or known[weight][0] != weight._version:
-            known[weight] = weight._version, weight.index_select(0, self.transpose[0])
-        return known[weight][1]
+        version, turned = known.get(weight, (None, None))
+        if version != weight._version:
+            turned = weight.index_select(0, self.transpose[0])
+            known[weight] = weight._version, turned
+        return turned
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """``make()``, once for each key: what depends on the structure alone is computed when first needed."""
@@ -264,9 +266,10 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str) -> 
     held = list(edges_of(graph).values())
     if not all(isinstance(edge_index, Tensor) and not torch.is_inference(edge_index) for edge_index in held):
         return plan(graph, schedule, num_nodes, owner)
-    anchor = held[0]
     key = (_state(graph), schedule.key, num_nodes)
-    known = _plans.setdefault(anchor, {})
+    known = _plans.get(held[0])
+    if known is None:
+        known = _plans[held[0]] = {}
     if key not in known:
         for stale in [k for k in known if k[0] != key[0]]:
             del known[stale]
@@ -274,10 +277,10 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str) -> 
     return known[key]
 
 
-def _state(graph: Any) -> tuple:
-    """Changes when an edge_index is replaced by another tensor, even one that took a dead one's id,
-    or is written to.
-    """
+def _state(graph: Any) -> Hashable:
+    """Changes when an edge_index is written to, or one of several is replaced, even by one that took a dead id."""
+    if isinstance(graph, Tensor):
+        return graph._version
     return tuple((name, WeakIdRef(edge_index), edge_index._version) for name, edge_index in edges_of(graph).items())
 
 
