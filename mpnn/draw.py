@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from mpnn.graph import check_edges, name_of
+from mpnn.graph import check_edges, names_of
 from mpnn.plan import plan
 from mpnn.schedule import CycleError, topological
 
@@ -661,7 +661,7 @@ def _texts(graph: _Graph, labels: Any) -> list[str]:
     """A text a node, or none at all."""
     if labels is False or labels is None or (isinstance(labels, str) and labels == "auto" and graph.num_nodes > FEW):
         return []
-    ids = [name_of(graph.data, node) for node in range(graph.num_nodes)]
+    ids = names_of(graph.data, list(range(graph.num_nodes)))
     if labels is True or (isinstance(labels, str) and labels == "auto"):
         return [str(name) for name in ids]
     if isinstance(labels, Mapping):

@@ -100,12 +100,12 @@ class Edges:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"memo": {}}
 
-    def to(self, *args, **kwargs) -> Edges:
+    def to(self, device: Any, non_blocking: bool = False) -> Edges:
         moved = copy.copy(self)
         moved.memo = {}
         for name in ("src", "dst", "order", "rowptr"):
             value = getattr(self, name)
-            setattr(moved, name, None if value is None else value.to(*args, **kwargs))
+            setattr(moved, name, None if value is None else value.to(device, non_blocking=non_blocking))
         return moved
 
 
@@ -154,6 +154,20 @@ class Plan:
         return self.num_src != self.num_nodes
 
     @property
+    def given(self) -> Tensor | dict[str, Tensor]:
+        """The edges as the user gave them, not turned: one edge_index, or one a type."""
+        edges = {kind: self.edge_index(kind) for kind in self.edges}
+        edges = {kind: index.flip(0) if self.schedule.turned else index for kind, index in edges.items()}
+        return edges[""] if set(edges) == {""} else edges
+
+    @property
+    def reverse(self) -> Plan:
+        """The plan of the pass run backwards; made when first asked for, and kept."""
+        size = (self.num_src, self.num_nodes) if self.bipartite else self.num_nodes
+        size = size[::-1] if self.bipartite and self.schedule.turned else size
+        return self.remember("reverse", lambda: plan(self.given, self.schedule.reverse, size))
+
+    @property
     def flat(self) -> Plan:
         """The same graph with all nodes on one level, for layers without state."""
         if self.num_levels == 1:
@@ -190,16 +204,14 @@ class Plan:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"memo": {}}
 
-    def to(self, *args, **kwargs) -> Plan:
-        """The plan with its tensors moved, as ``Tensor.to``;
-        called by ``Batch.to`` when the plan is a field of a batch.
-        """
+    def to(self, device: Any, non_blocking: bool = False) -> Plan:
+        """The plan on another device; called by ``Batch.to`` when the plan is a field of a batch."""
         moved = copy.copy(self)
         moved.memo = {}
         for name in ("level", "node_order", "node_position"):
             value = getattr(self, name)
-            setattr(moved, name, None if value is None else value.to(*args, **kwargs))
-        moved.edges = {name: edges.to(*args, **kwargs) for name, edges in self.edges.items()}
+            setattr(moved, name, None if value is None else value.to(device, non_blocking=non_blocking))
+        moved.edges = {name: edges.to(device, non_blocking) for name, edges in self.edges.items()}
         return moved
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpnn.aggr import reduce
 from mpnn.engine.call import Call, Result, call_hook, each
 from mpnn.hooks import MISSING, Argument
 
@@ -53,7 +54,7 @@ def graph_values(call: Call, nodes: Any, edges: dict[str, Any]) -> Any:
     graphs = graphs or (int(batch.max()) + 1 if batch.numel() else 1)
 
     def pooled(values: Any, index: Tensor) -> Any:
-        return each(lambda v: pool(v, index, dim_size=graphs, dim=0), values)
+        return each(lambda v: reduce(pool, v, index, graphs), values)
 
     given["nodes"] = pooled(nodes, batch)
     by_kind = {kind: pooled(v, batch.index_select(0, call.plan.edge_index(kind)[1])) for kind, v in edges.items()}

@@ -128,14 +128,13 @@ class Call:
 
     def _unknown(self, hook: Hook, argument: Argument) -> None:
         given = sorted(self.fields)
-        listed = "no field"
+        passed = "no field was passed"
         if given:
             listed = " and ".join([", ".join(map(repr, given[:-1]))] * (len(given) > 1) + [repr(given[-1])])
-        verb = "was" if len(given) == 1 else "were"
-        name = argument.field
+            passed = f"only {listed} {'was' if len(given) == 1 else 'were'} passed"
         raise TypeError(
-            f"{type(self.layer).__name__}.{hook.name} asks for {argument.name!r}, but only {listed} {verb} passed. "
-            f"Pass {name}=..., or rename the argument."
+            f"{type(self.layer).__name__}.{hook.name} asks for {argument.name!r}, but {passed}. "
+            f"Pass {argument.field}=..., or rename the argument."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpnn import schedule as schedules
+from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
 from mpnn.message_passing import MessagePassing
-from mpnn.plan import Plan, plan
+from mpnn.plan import Plan
 from mpnn.schedule import Schedule
 
 __all__ = ["Recurrent"]
@@ -140,7 +142,7 @@ class Recurrent(MessagePassing):
             for k, (way, (graph, rule)) in enumerate(zip(self.ways, directions)):
                 w, row = self.weights(layer, way), layer * len(self.ways) + k
                 start = {name: self._start(h0[row], graph, rule, batch, len(x)) for name, h0 in initial.items()}
-                state = self.propagate(graph, rule, wx=self.inputs(x, w), w=w, **start)
+                state = self.propagate(graph, rule, wx=rowwise(partial(self.inputs, w=w), x), w=w, **start)
                 done.append(state if isinstance(state, tuple) else (state,))
             yield done
             if layer + 1 < self.num_layers:
@@ -149,7 +151,7 @@ class Recurrent(MessagePassing):
     def _directions(self, edge_index: Any, schedule: Any) -> list[tuple[Any, Schedule | None]]:
         """The graph and the schedule, forwards and backwards."""
         if isinstance(edge_index, Plan):
-            return [(edge_index, schedule)] + [(_turned(edge_index), None)] * self.bidirectional
+            return [(edge_index, schedule)] + [(edge_index.reverse, None)] * self.bidirectional
         rule = schedules.get(self.schedule if schedule is None else schedule)
         return [(edge_index, rule)] + [(edge_index, rule.reverse)] * self.bidirectional
 
@@ -197,14 +199,3 @@ def arrived(message: Tensor | None, start: Tensor | None) -> Tensor | None:
 def recur(wx: Tensor, h: Tensor | None, weight: Tensor) -> Tensor:
     """``wx + h U^T``."""
     return wx if h is None else torch.addmm(wx, h, weight.t())
-
-
-def _turned(forward: Plan) -> Plan:
-    """The plan of the pass run backwards."""
-
-    def build():
-        edge_index = forward.edge_index()
-        given = edge_index.flip(0) if forward.schedule.turned else edge_index
-        return plan(given, forward.schedule.reverse, forward.num_nodes)
-
-    return forward.remember("turned", build)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from mpnn import schedule as schedules
+from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
 from mpnn.message_passing import MessagePassing
-from mpnn.plan import Plan, plan
+from mpnn.plan import Plan
 
 __all__ = ["RecNN", "Recursive"]
 
@@ -56,7 +57,7 @@ class Recursive(MessagePassing):
 
     def one_way(self, x: Tensor, edge_index: Any, schedule: Any, **fields: Any) -> Any:
         """One pass, with the products with x taken for all nodes at once."""
-        return self.propagate(edge_index, schedule=schedule, z=F.linear(x, self.weight_ih, self.bias), **fields)
+        return self.propagate(edge_index, schedule=schedule, z=rowwise(times(self.weight_ih, self.bias), x), **fields)
 
     def run(self, x: Tensor, edge_index: Any, schedule: Any = None, **fields: Any) -> Any:
         """The pass, and if there is a way back that one too, their states joined."""
@@ -171,9 +172,9 @@ def check_positions(layer: Recursive, child: Tensor, num_children: int) -> None:
     _checked[child] = child._version, num_children
 
 
-def times(weight: Tensor) -> Callable[[Tensor], Tensor]:
-    """``h -> h W^T``, to hand a part of a weight to hooks, cut out once and not once a level."""
-    return partial(F.linear, weight=weight)
+def times(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+    """``h -> h W^T + b``, to hand a part of a weight to hooks, cut out once and not once a level."""
+    return partial(F.linear, weight=weight, bias=bias)
 
 
 def join(up: Any, down: Any) -> Any:
@@ -187,11 +188,4 @@ def turned(graph: Any, schedule: Any) -> tuple[Any, Any]:
     """The graph and the schedule of the way back; of a plan, the plan of the way back, which it keeps."""
     if not isinstance(graph, Plan):
         return graph, schedules.get(schedule).reverse
-    return graph.remember("way back", lambda: plan(given(graph), graph.schedule.reverse, graph.num_nodes)), None
-
-
-def given(graph: Plan) -> Any:
-    """The edges that a plan was made of, not turned."""
-    edges = {kind: graph.edge_index(kind) for kind in graph.edges}
-    edges = {kind: index.flip(0) if graph.schedule.turned else index for kind, index in edges.items()}
-    return edges[""] if set(edges) == {""} else edges
+    return graph.reverse, None

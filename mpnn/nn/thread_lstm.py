@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
-from mpnn.nn.recursive import Recursive, given, join
+from mpnn.nn.recursive import Recursive, join, times
 from mpnn.plan import Plan, plan
 
 __all__ = ["GraphStructuredLSTM"]
@@ -80,7 +80,7 @@ class GraphStructuredLSTM(Recursive):
         return join(down, self.reverse.one_way(x, thread.remember("first children", lambda: _way_back(thread)), None))
 
     def one_way(self, x: Tensor, edge_index: Any, schedule: Any) -> tuple[Tensor, Tensor]:
-        z = F.linear(x, self.weight_ih, self.bias)
+        z = rowwise(times(self.weight_ih, self.bias), x)
         return self.propagate(edge_index, schedule=schedule, z=z)
 
     def message_parent(self, h_j, c_j):
@@ -103,7 +103,7 @@ class GraphStructuredLSTM(Recursive):
 
 def _way_back(thread: Plan) -> Plan:
     """Next siblings in the place of previous ones, first children in that of parents."""
-    edges = given(thread)
+    edges = thread.given
     parent, sibling = edges["parent"], edges["sibling"]
     first = ~torch.isin(parent[1], sibling[1])
     back = plan({"parent": parent[:, first], "sibling": sibling}, thread.schedule.reverse, thread.num_nodes)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpnn.engine import rowwise
 from mpnn.nn.recursive import Recursive, by_position, check_positions, times
 
 __all__ = ["ChildSumTreeLSTM", "NaryTreeLSTM", "TreeGRU"]
@@ -64,7 +65,7 @@ class ChildSumTreeLSTM(Recursive):
 
     def one_way(self, x: Tensor, edge_index: Any, schedule: Any) -> tuple[Tensor, Tensor]:
         (W, W_f), (U, U_f), (b, b_f) = map(_forget_apart, (self.weight_ih, self.weight_hh, self.bias))
-        products = {"igo": F.linear(x, W, b), "f": F.linear(x, W_f, b_f)}
+        products = {"igo": rowwise(times(W, b), x), "f": rowwise(times(W_f, b_f), x)}
         return self.propagate(edge_index, schedule=schedule, **products, U=times(U), U_f=times(U_f))
 
     def message(self, h_j, c_j, f_i, U_f):
