@@ -105,7 +105,7 @@ class Edges:
         moved.memo = {}
         for name in ("src", "dst", "order", "rowptr"):
             value = getattr(self, name)
-            setattr(moved, name, None if value is None else value.to(device, non_blocking=non_blocking))
+            setattr(moved, name, None if value is None else value.to(device=device, non_blocking=non_blocking))
         return moved
 
 
@@ -210,7 +210,7 @@ class Plan:
         moved.memo = {}
         for name in ("level", "node_order", "node_position"):
             value = getattr(self, name)
-            setattr(moved, name, None if value is None else value.to(device, non_blocking=non_blocking))
+            setattr(moved, name, None if value is None else value.to(device=device, non_blocking=non_blocking))
         moved.edges = {name: edges.to(device, non_blocking) for name, edges in self.edges.items()}
         return moved
 

@@ -324,3 +324,19 @@ def test_data_is_planned_by_its_own_fields():
     data = Data(edge_index=EDGES, num_nodes=4, rank=torch.tensor([0, 1, 2, 3]))
     assert mpnn.plan(data, by("rank")).num_levels == 4
     assert mpnn.plan(mpnn.plan(data), "topological").num_levels == 1  # a plan stays what it is
+
+
+@pytest.mark.parametrize("rule", [mpnn.schedule.topological, mpnn.schedule.topological.reverse])
+def test_the_reverse_of_a_plan_is_the_plan_of_the_reverse(rule):
+    edge_index = torch.tensor([[0, 1, 0], [1, 2, 2]])
+    forward = mpnn.plan(edge_index, rule, num_nodes=3)
+    back = mpnn.plan(edge_index, rule.reverse, num_nodes=3)
+    assert torch.equal(forward.reverse.level, back.level) and forward.reverse.schedule.turned == back.schedule.turned
+    assert torch.equal(forward.reverse.edge_index(), back.edge_index()) and forward.reverse is forward.reverse
+    assert torch.equal(forward.reverse.reverse.edge_index(), forward.edge_index())
+
+
+def test_a_plan_moves_to_devices_only():
+    plan = mpnn.plan(torch.tensor([[0], [1]]), num_nodes=2)
+    with pytest.raises(TypeError, match="device"):
+        plan.to(torch.float16)
