@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 # The optional torch-scatter: compiles for about ten minutes, then runs its tests.
 test-scatter: $(VENV)/.installed
