@@ -112,7 +112,9 @@ def mpnn_step(task: Task, sparse: bool = False) -> Step:
         }[task.kind](layer)
         weights.append(fill(parameters, values))
         layers.append(partial(call, layer, task.edge_index))
-    return training_step(task, layers, weights, task.sparse_x if sparse else task.x)
+    step = training_step(task, layers, weights, task.sparse_x if sparse else task.x)
+    step()  # plans the graph, which is the preparation that other contenders do here
+    return step
 
 
 def call(layer: nn.Module, graph, x: Tensor) -> Tensor:

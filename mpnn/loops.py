@@ -31,26 +31,37 @@ class _Looped:
     Attributes:
         graph: the plan of it; its edges are sorted by target already, so edge values need no reordering.
         edges: its edges.
+        unweighted: whether edges of weight 1 stay edges of weight 1.
     """
 
+    unweighted = True
+
     def __init__(self, plan: Plan):
-        src, dst = plan.edge_index()
-        loops = src == dst
-        node = torch.arange(plan.num_nodes, device=src.device)
-        self.kept = (~loops).nonzero().flatten()
-        self.own = _last_loop(src, loops, plan.num_nodes)
-        target, self.order = torch.sort(torch.cat([dst[self.kept], node]), stable=True)
-        source = torch.cat([src[self.kept], node])[self.order]
-        self.graph = Plan({"": torch.stack([source, target])}, plan.num_nodes, plan.level, plan.schedule, True)
+        edge_index = _with_loops(plan)[3]
+        self.graph = Plan({"": edge_index}, plan.num_nodes, plan.level, plan.schedule, True)
         self.edges = self.graph.edges[""]
 
-    def place(self, values: Tensor, fill: float, absent: float) -> Tensor:
-        """Edge values of the given graph -> of this one; ``fill`` for the loops that were added."""
-        return torch.cat([values[self.kept], _at(self.own, values, fill)])[self.order]
+    def place(self, plan: Plan, values: Tensor, fill: float, absent: float) -> Tensor:
+        """Edge values of the given plan -> of this graph; ``fill`` for the loops that were added."""
+        kept, own, order = plan.remember("values of loops", lambda: _with_loops(plan)[:3])
+        return torch.cat([values[kept], _at(own, values, fill)])[order]
+
+
+def _with_loops(plan: Plan) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The edges that are no loops, each node's own loop, the order of all by target, and the edges in this order."""
+    src, dst = plan.edge_index()
+    loops = src == dst
+    node = torch.arange(plan.num_nodes, device=src.device)
+    kept = (~loops).nonzero().flatten()
+    own = _last_loop(src, loops, plan.num_nodes)
+    target, order = torch.sort(torch.cat([dst[kept], node]), stable=True)
+    return kept, own, order, torch.stack([torch.cat([src[kept], node])[order], target])
 
 
 class _TracedLooped:
     """The same while a compiler traces: no shape may depend on the data, so loops that are there stay, ``absent``."""
+
+    unweighted = False
 
     def __init__(self, traced):
         edge_index, num_nodes = traced.edge_index(""), traced.num_nodes
@@ -60,7 +71,7 @@ class _TracedLooped:
         self.graph = torch.cat([edge_index, node.expand(2, -1)], dim=1)
         self.edges = Loose(*self.graph, num_nodes, num_nodes)
 
-    def place(self, values: Tensor, fill: float, absent: float) -> Tensor:
+    def place(self, plan: Any, values: Tensor, fill: float, absent: float) -> Tensor:
         hidden = self.loops.view(-1, *(1,) * (values.dim() - 1))
         return torch.cat([torch.where(hidden, absent, values), _at(self.own, values, fill)])
 
@@ -86,7 +97,9 @@ def symmetric(
         given = like.new_ones(len(plan.edges[""])) if weight is None else weight
         if self_loops:
             loops = looped(layer, edge_index, num_nodes)
-            graph, edges, given = loops.graph, loops.edges, loops.place(given, 1.0, 0.0)
+            graph, edges = loops.graph, loops.edges
+            ones = weight is None and loops.unweighted
+            given = like.new_ones(len(edges)) if ones else loops.place(plan, given, 1.0, 0.0)
         else:
             graph = plan if isinstance(plan, Plan) else edge_index
             edges = Loose(*plan.edge_index(""), num_nodes, num_nodes)

@@ -208,6 +208,8 @@ class MessagePassing(nn.Module):
         return cached_plan(edge_index, rule, size, self._name)
 
     def _check_types(self, edge_index: Any) -> None:
+        if not isinstance(edge_index, dict) and self.hooks.types == ("",):
+            return
         given = tuple(edge_index) if isinstance(edge_index, dict) else ("",)
         if set(given) == set(self.hooks.types):
             return

@@ -275,7 +275,7 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str) -> 
     if isinstance(graph, Plan):
         return graph
     schedule = schedule.bind(graph)
-    held = list(edges_of(graph).values())
+    held = [graph] if isinstance(graph, Tensor) else list(edges_of(graph).values())
     if not all(isinstance(edge_index, Tensor) and not torch.is_inference(edge_index) for edge_index in held):
         return plan(graph, schedule, num_nodes, owner)
     key = (_state(graph), schedule.key, num_nodes)

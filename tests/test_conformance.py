@@ -39,7 +39,6 @@ from mpnn.nn import (
     TreeGRU,
     attention,
 )
-from mpnn.nn.recursive import given
 
 IN = 3  # node features
 EXTRA = {  # the other inputs there are, for a graph
@@ -106,7 +105,7 @@ class Positioned:
     """A layer whose children have positions: those in which their edges stand, the first at 0, the others at 1."""
 
     def forward(self, x, edge_index, *, schedule=None):
-        pairs = (given(edge_index) if isinstance(edge_index, mpnn.Plan) else edge_index).t().tolist()
+        pairs = (edge_index.given if isinstance(edge_index, mpnn.Plan) else edge_index).t().tolist()
         later = [any(i == other for _, other in pairs[:e]) for e, (_, i) in enumerate(pairs)]
         return super().forward(x, edge_index, torch.tensor(later, dtype=torch.long, device=x.device), schedule=schedule)
 
@@ -123,7 +122,7 @@ class Threaded(GraphStructuredLSTM):
     """Threads in any graph: a node's parent is its first source that is not below it; siblings stand as their edges."""
 
     def forward(self, x, edge_index):
-        pairs = (given(edge_index) if isinstance(edge_index, mpnn.Plan) else edge_index).t().tolist()
+        pairs = (edge_index.given if isinstance(edge_index, mpnn.Plan) else edge_index).t().tolist()
         parent, siblings, last = {}, [], {}
         for j, i in pairs:
             above = [j]

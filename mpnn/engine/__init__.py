@@ -17,7 +17,8 @@ from contextlib import contextmanager
 
 from mpnn.engine.call import Call, Result, rowwise
 from mpnn.engine.reference import reference
-from mpnn.engine.wavefront import spmm, wavefront
+from mpnn.engine.spmm import spmm
+from mpnn.engine.wavefront import wavefront
 
 __all__ = ["Call", "Result", "choose", "engine", "rowwise", "run"]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mpnn import kernels
-from mpnn.engine.call import Call, Result, aggregate, call_hook, each, joined, messages, tuple_of, weights
+from mpnn.engine.call import Call, Result, aggregate, call_hook, each, joined, messages, tuple_of
 from mpnn.hooks import Argument, Hook
 
 PATH = "the wavefront"
@@ -351,27 +351,5 @@ class Wavefront:
         return Result(nodes, {name: each(self.in_user_order, value) for name, value in aggregated.items()}, sent)
 
 
-class SpMM(Wavefront):
-    """One level of structured messages: no tensor that is edges by features, forward or backward."""
-
-    def edge_columns(self, kind: str) -> dict[str, list]:
-        sources = _Sources(self, kind)
-        hooks = [hook for hook in (self.hooks.weight, self.hooks.attention) if hook]
-        return {hook.name: [self.column(hook, a, kind, sources) for a in hook.arguments] for hook in hooks}
-
-    def combine(self, kind: str, arguments: dict[str, list], segment) -> tuple[Any, Any]:
-        edges = self.plan.edges[kind]
-        value = self.call.value(self.hooks.value, self.hooks.value.arguments[0], kind)
-        weight = weights(self.layer, self.hooks, arguments, segment)
-        if self.layer.aggr == "mean":
-            mean = kernels.mean_weight(edges, value)
-            weight = mean if weight is None else kernels.weigh(mean, weight)
-        return None, kernels.weighted_sum(edges, weight, value)
-
-
 def wavefront(call: Call) -> Result:
     return Wavefront(call).run()
-
-
-def spmm(call: Call) -> Result:
-    return SpMM(call).run()

@@ -49,7 +49,7 @@ class _Attention(MessagePassing):
             return edge_index, None
         loops = looped(self, edge_index, num_nodes)
         if isinstance(loops.graph, Tensor):
-            return loops.graph, loops.place(like.new_zeros(edge_index.shape[1]), 0.0, -torch.inf)[:, None]
+            return loops.graph, loops.place(None, like.new_zeros(edge_index.shape[1]), 0.0, -torch.inf)[:, None]
         return loops.graph, None
 
     def update(self, message):
