@@ -113,9 +113,7 @@ def _ones(edges: Edges, like: Tensor) -> Tensor:
 
 def _sum_runs(edges: Edges, values: Tensor) -> Tensor:
     """Sums over the edges into each node: ``(E, ...) -> (N, ...)``; 0 without edges."""
-    rows = flat(values)
-    if rows.shape[1] < NARROW:
-        return shaped(torch.segment_reduce(rows.contiguous(), "sum", offsets=edges.rowptr, axis=0), values)
+    rows = flat(values).contiguous()
     places = edges.remember("places", lambda: torch.arange(len(edges), device=edges.src.device))
     return shaped(_product(edges.rowptr, places, _ones(edges, rows), rows), values)
 
@@ -183,7 +181,7 @@ def _sampled(edges: Edges, rows: Tensor, cols: Tensor) -> Tensor:
         return (rows.index_select(0, edges.dst) * cols.index_select(0, edges.src)).sum(1)
     if rows.dtype not in (torch.float32, torch.float64):  # which torch has not got
         return _sampled(edges, rows.float(), cols.float()).to(rows.dtype)
-    pattern = csr(edges.rowptr, edges.src, rows.new_zeros(len(edges)), shape)
+    pattern = csr(edges.rowptr, edges.src, _ones(edges, rows), shape)  # its values do not count
     return torch.sparse.sampled_addmm(pattern, rows.contiguous(), cols.t(), beta=0.0).values()
 
 

@@ -111,10 +111,11 @@ class GAT(_Attention):
         nn.init.xavier_uniform_(self.att_dst)
 
     def forward(self, x: Tensor, edge_index: Any) -> Tensor:
-        x = self.linear(x).view(-1, self.heads, self.out_features)
-        src = torch.einsum("nkf,kf->nk", x, self.att_src)
-        dst = torch.einsum("nkf,kf->nk", x, self.att_dst)
+        x = self.linear(x)
+        ends = torch.cat([torch.block_diag(*self.att_src), torch.block_diag(*self.att_dst)])  # (2K, K * out_features)
+        src, dst = F.linear(x, ends).chunk(2, dim=1)  # each head's features with its own vectors
         graph, hidden = self._with_loops(edge_index, x.shape[0], src)
+        x = x.view(-1, self.heads, self.out_features)
         return self.propagate(graph, x=x, src=src, dst=dst, hidden=hidden)
 
     def attention(self, src_j, dst_i, hidden):
