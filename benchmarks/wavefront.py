@@ -113,7 +113,10 @@ def tree_lstm(weights: list[Tensor]) -> mpnn.MessagePassing:
             self.hidden_features = self.u_f.shape[0]
 
         def forward(self, x, edge_index):
-            z, z_f = torch.addmm(self.b, x, self.w.t()).split([3 * self.hidden_features, self.hidden_features], dim=1)
+            sizes = [3 * self.hidden_features, self.hidden_features]
+            (w, w_f), (b, b_f) = self.w.split(sizes), self.b.split(sizes)
+            z = mpnn.rowwise(lambda rows: torch.addmm(b, rows, w.t()), x)
+            z_f = mpnn.rowwise(lambda rows: torch.addmm(b_f, rows, w_f.t()), x)
             return self.propagate(edge_index, z=z, z_f=z_f)[0]
 
         def message(self, h_j, c_j, z_f_i):
