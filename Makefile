@@ -18,7 +18,7 @@ test-scatter: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/mpnn bench all
-	cat out/bench_*.md > docs/benchmarks.md
+	cat out/bench_*.md > out/benchmarks.md
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
