@@ -225,12 +225,17 @@ def pictures(config: Config, segments: int = 250) -> dict:
     return {name: float(torch.stack(value).mean()) for name, value in values.items()}
 
 
+class NeighbourSum(mpnn.MessagePassing):
+    """The sum of the neighbours' values."""
+
+    value = "x"
+
+
 def neighbour_mean(graph: Data, colour: Tensor, noise: Tensor) -> Tensor:
     """Each colour averaged with those of its neighbours, weighted by one over the variance of their noise."""
-    src, dst = graph.edge_index
-    weight = 1 / (noise**2 + 1e-4)
-    total = (weight * colour).index_add(0, dst, (weight * colour)[src])
-    return total / weight.index_add(0, dst, weight[src])
+    weight, neighbours = 1 / (noise**2 + 1e-4), NeighbourSum()
+    total = weight * colour + neighbours.propagate(graph.edge_index, x=weight * colour)
+    return total / (weight + neighbours.propagate(graph.edge_index, x=weight))
 
 
 def report(name: str, line: str, values: dict) -> None:
