@@ -18,9 +18,13 @@ from torch_geometric.data import Data
 
 from mpnn.datasets import ogb, parse, split, store
 from mpnn.datasets.catalog import Card, File, Result, card, cards, names
+from mpnn.datasets.vocabulary import Vocabulary
 from mpnn.datasets.words import features
 
-__all__ = ["Card", "File", "Result", "card", "cards", "count", "features", "files", "load", "names", "ogb", "split"]
+__all__ = [
+    "Card", "File", "Result", "Vocabulary",
+    "card", "cards", "count", "features", "files", "load", "names", "ogb", "split",
+]  # fmt: skip
 
 
 def load(name: str, *, normalize: str | None = None, sparse: bool | str = "auto", download: bool | str = "auto"):
@@ -37,7 +41,8 @@ def load(name: str, *, normalize: str | None = None, sparse: bool | str = "auto"
 
     Shape:
         One graph: ``Data`` with x ``(N, F)``, edge_index ``(2, E)``, y ``(N,)``, and where a split is given
-        train_mask, val_mask, test_mask ``(N,)``, or ``(N, 10)`` for ten splits. Many graphs: a list of ``Data``.
+        train_mask, val_mask, test_mask ``(N,)``, or ``(N, 10)`` for ten splits. Many graphs: a list of ``Data``; with
+        given splits ``{"train": [...], "val": [...], "test": [...]}``.
         OGB: see :func:`mpnn.datasets.ogb.read`.
 
     Raises:
@@ -70,8 +75,9 @@ def files(name: str, *, download: bool | str = "auto") -> dict[str, Path]:
     return store.files(card(name), download=download)
 
 
-def count(graphs: Data | Sequence[Data]) -> dict[str, int]:
-    """Counts what a card states: nodes, edges, features, classes, graphs, and the nodes of each mask.
+def count(graphs: Data | Sequence[Data] | Mapping[str, Sequence[Data]]) -> dict[str, int]:
+    """Counts what a card states: nodes, edges, features, classes, graphs, and the nodes of each mask or the graphs of
+    each part.
 
     With several splits, the masks of the first are counted.
 
@@ -80,12 +86,16 @@ def count(graphs: Data | Sequence[Data]) -> dict[str, int]:
         >>> count(Data(x=torch.ones(3, 2), edge_index=torch.tensor([[0], [1]]), y=torch.tensor([0, 1, 1])))
         {'nodes': 3, 'edges': 1, 'features': 2, 'classes': 2}
     """
+    if isinstance(graphs, Mapping):
+        every = [graph for part in graphs.values() for graph in part]
+        return count(every) | {part: len(some) for part, some in graphs.items()}
     many = [graphs] if isinstance(graphs, Data) else list(graphs)
     out = {} if isinstance(graphs, Data) else {"graphs": len(many)}
     out["nodes"] = sum(graph.num_nodes for graph in many)
     out["edges"] = sum(graph.num_edges for graph in many)
-    out["features"] = many[0].num_features
-    if not many[0].y.is_floating_point():
+    if "x" in many[0]:
+        out["features"] = many[0].num_features
+    if isinstance(many[0].get("y"), Tensor) and not many[0].y.is_floating_point():
         out["classes"] = len({label for graph in many for label in graph.y.unique().tolist()})
     for part in ("train", "val", "test"):
         chosen = many[0].get(f"{part}_mask")
