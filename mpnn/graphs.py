@@ -51,7 +51,8 @@ def brackets(text: str) -> Data:
     """A tree in brackets: ``(label child child ...)`` or ``(label word)``, as in the Penn Treebank and in the SST.
 
     Nodes are numbered as their brackets open, so the root is node 0. Brackets without a label, as the Penn Treebank has
-    around sentences, have the label ``""``.
+    around sentences, have the label ``""``. Only ASCII white space parts tokens: a word may hold a no-break space, as
+    some of the SST do.
 
     Returns:
         Data with edge_index ``(2, N - 1)`` (child, parent), child ``(N - 1,)`` int64: which child it is, from 0;
@@ -66,7 +67,7 @@ def brackets(text: str) -> Data:
     """
     labels, words, parents, child, count = [], [], [], [], []
     path: list[int] = []  # the open brackets
-    for token in re.finditer(r"\(\s*([^\s()]*)|\)|[^\s()]+", text):
+    for token in re.finditer(r"\(\s*([^\s()]*)|\)|[^\s()]+", text, re.ASCII):
         at = f"brackets: at character {token.start()}"
         if token[0] == ")":
             if not path:

@@ -55,6 +55,11 @@ def test_brackets_come_back(text):
     assert (topological(tree)[0] > topological(tree)[1:]).all()
 
 
+def test_only_ascii_white_space_parts_words():
+    tree = brackets("(2\t(2 8\u00a01\\/2)\n(2\u2003 a\x85b\x1c))")
+    assert tree.word == [None, "8\u00a01\\/2", "a\x85b\x1c"] and tree.label == ["2", "2", "2\u2003"]
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
