@@ -87,13 +87,24 @@ class Recurrent(MessagePassing):
         self.ways = ("", "_reverse") if bidirectional else ("",)
         rows = blocks * hidden_features
         for layer in range(num_layers):
-            columns = hidden_features * len(self.ways) if layer else in_features
-            shapes = {"weight_ih": (rows, columns), "weight_hh": (rows, hidden_features)}
-            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {}
+            columns = self.state_features * len(self.ways) if layer else in_features
             for way in self.ways:
-                for name, shape in (shapes | self.more_shapes()).items():
+                for name, shape in (self.shapes(rows, columns) | self.more_shapes()).items():
                     self.register_parameter(f"{name}_l{layer}{way}", nn.Parameter(torch.empty(shape)))
         self.reset_parameters()
+
+    @property
+    def state_features(self) -> int:
+        """Width of each state field, which is what the next layer reads."""
+        return self.hidden_features
+
+    def initial_state(self, name: str, num_nodes: int, like: Tensor) -> Tensor:
+        return like.new_zeros(1, self.state_features).expand(num_nodes, -1)
+
+    def shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the weights of a layer in one direction, in the order they are drawn in."""
+        shapes = {"weight_ih": (rows, columns), "weight_hh": (rows, self.hidden_features)}
+        return shapes | {"bias_ih": (rows,), "bias_hh": (rows,)} if self.bias else shapes
 
     def more_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of further weights of a layer."""
@@ -160,11 +171,11 @@ class Recurrent(MessagePassing):
         if field not in (known := [f"{state}0" for state in self.state]):
             raise TypeError(f"{type(self).__name__}: {field!r} is no initial state; expected {' or '.join(known)}.")
         count, graphs = self.num_layers * len(self.ways), 1 if batch is None else "B"
-        fits = value.dim() == 3 and value.shape[::2] == (count, self.hidden_features)
+        fits = value.dim() == 3 and value.shape[::2] == (count, self.state_features)
         if not fits or (batch is None and value.shape[1] != 1):
             raise ValueError(
                 f"{type(self).__name__}: {field} has shape {tuple(value.shape)}; expected ({count}, {graphs}, "
-                f"{self.hidden_features}): layers times directions, graphs, hidden features. "
+                f"{self.state_features}): layers times directions, graphs, hidden features. "
                 "Pass batch=, the graph of each node, if there are several graphs."
             )
         if batch is not None and batch.shape[0] != num_nodes:
