@@ -16,14 +16,16 @@ import numpy as np
 from torch import Tensor
 from torch_geometric.data import Data
 
-from mpnn.datasets import ogb, parse, split, store
+from mpnn.datasets import ogb, parse, split, sst, store
 from mpnn.datasets.catalog import Card, File, Result, card, cards, names
+from mpnn.datasets.vectors import word_vectors
 from mpnn.datasets.vocabulary import Vocabulary
 from mpnn.datasets.words import features
 
 __all__ = [
     "Card", "File", "Result", "Vocabulary",
-    "card", "cards", "count", "features", "files", "load", "names", "ogb", "split",
+    "card", "cards", "count", "features", "files", "load", "names", "ogb", "split", "sst",
+    "word_vectors",
 ]  # fmt: skip
 
 
@@ -163,5 +165,6 @@ READERS = {
     "heterophilous": read_npz(parse.heterophilous),
     "tu": read_tu,
     "molecules": read_npz(parse.molecules),
+    "sst": sst.read,
 }
 BAGS_OF_WORDS = {"planetoid", "gnn_benchmark", "heterophilous"}
