@@ -2,11 +2,13 @@
 
 from mpnn.nn.aggr import LSTMAggregation
 from mpnn.nn.chebyshev import Chebyshev
+from mpnn.nn.diagonal import DiagonalRNN
 from mpnn.nn.gat import GAT, GATv2
 from mpnn.nn.gcn import GCN
 from mpnn.nn.gin import GIN
 from mpnn.nn.graph_network import GraphNetwork
 from mpnn.nn.gru import GRU
+from mpnn.nn.jordan import Jordan
 from mpnn.nn.lstm import LSTM
 from mpnn.nn.mean import MeanNetwork
 from mpnn.nn.readout import EdgeReadout, GraphReadout, attention
@@ -19,6 +21,7 @@ from mpnn.nn.tree_lstm import ChildSumTreeLSTM, NaryTreeLSTM, TreeGRU
 __all__ = [
     "Chebyshev",
     "ChildSumTreeLSTM",
+    "DiagonalRNN",
     "EdgeReadout",
     "GAT",
     "GCN",
@@ -29,6 +32,7 @@ __all__ = [
     "GRU",
     "GraphSAGE",
     "GraphStructuredLSTM",
+    "Jordan",
     "LSTM",
     "LSTMAggregation",
     "MeanNetwork",
