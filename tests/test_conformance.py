@@ -19,6 +19,7 @@ from zoo import graphs
 import mpnn
 from mpnn.features import Linear
 from mpnn.nn import (
+    CRF,
     GAT,
     GCN,
     GIN,
@@ -139,6 +140,22 @@ class Threaded(GraphStructuredLSTM):
         return super().forward(x, {kind: some.to(x.device) for kind, some in as_tensor.items()})
 
 
+class Forested(CRF):
+    """Forests in any graph: of a node's edges the first counts that closes no circle with those before it."""
+
+    def forward(self, x, edge_index):
+        pairs = (edge_index.given if isinstance(edge_index, mpnn.Plan) else edge_index).t().tolist()
+        parent = {}
+        for j, i in pairs:
+            above = [i]
+            while above[-1] in parent:
+                above.append(parent[above[-1]])
+            if j not in parent and j not in above:
+                parent[j] = i
+        edges = torch.tensor(list(parent.items()), dtype=torch.long).reshape(-1, 2).t()
+        return super().forward(x, edges.to(x.device))
+
+
 NO_SPMM = ("reference", "wavefront")
 ON_CHAINS = {"schedules": tuple(SCHEDULES), "ways": NO_SPMM, "compiles": False}  # topological unless told otherwise
 
@@ -215,6 +232,7 @@ TABLE = [
         symmetric=False,
         **(ON_CHAINS | {"schedules": ("topological",)}),
     ),
+    Row("CRF", lambda: Forested(IN), symmetric=False, **(ON_CHAINS | {"schedules": ("topological",)})),
     Row("a layer with state", Recurrent, takes=("edge_weight",), schedules=tuple(SCHEDULES), ways=NO_SPMM, sparse=True),
 ]
 

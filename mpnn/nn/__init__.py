@@ -2,6 +2,7 @@
 
 from mpnn.nn.aggr import LSTMAggregation
 from mpnn.nn.chebyshev import Chebyshev
+from mpnn.nn.crf import CRF, forbidden_transitions
 from mpnn.nn.diagonal import DiagonalRNN
 from mpnn.nn.gat import GAT, GATv2
 from mpnn.nn.gcn import GCN
@@ -19,6 +20,7 @@ from mpnn.nn.thread_lstm import GraphStructuredLSTM
 from mpnn.nn.tree_lstm import ChildSumTreeLSTM, NaryTreeLSTM, TreeGRU
 
 __all__ = [
+    "CRF",
     "Chebyshev",
     "ChildSumTreeLSTM",
     "DiagonalRNN",
@@ -41,4 +43,5 @@ __all__ = [
     "RecNN",
     "TreeGRU",
     "attention",
+    "forbidden_transitions",
 ]
