@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch_geometric.data import Data
 
-from mpnn.datasets import ogb, parse, split, sst, store
+from mpnn.datasets import ogb, parse, split, sst, store, threads
 from mpnn.datasets.catalog import Card, File, Result, card, cards, names
 from mpnn.datasets.vectors import word_vectors
 from mpnn.datasets.vocabulary import Vocabulary
@@ -24,7 +24,7 @@ from mpnn.datasets.words import features
 
 __all__ = [
     "Card", "File", "Result", "Vocabulary",
-    "card", "cards", "count", "features", "files", "load", "names", "ogb", "split", "sst",
+    "card", "cards", "count", "features", "files", "load", "names", "ogb", "split", "sst", "threads",
     "word_vectors",
 ]  # fmt: skip
 
@@ -81,7 +81,8 @@ def count(graphs: Data | Sequence[Data] | Mapping[str, Sequence[Data]]) -> dict[
     """Counts what a card states: nodes, edges, features, classes, graphs, and the nodes of each mask or the graphs of
     each part.
 
-    With several splits, the masks of the first are counted.
+    With several splits, the masks of the first are counted. A negative label is none; edges that have a field for each
+    type, such as parent_index, are added up.
 
     Example:
         >>> import torch
@@ -94,16 +95,20 @@ def count(graphs: Data | Sequence[Data] | Mapping[str, Sequence[Data]]) -> dict[
     many = [graphs] if isinstance(graphs, Data) else list(graphs)
     out = {} if isinstance(graphs, Data) else {"graphs": len(many)}
     out["nodes"] = sum(graph.num_nodes for graph in many)
-    out["edges"] = sum(graph.num_edges for graph in many)
+    out["edges"] = sum(count_edges(graph) for graph in many)
     if "x" in many[0]:
         out["features"] = many[0].num_features
     if isinstance(many[0].get("y"), Tensor) and not many[0].y.is_floating_point():
-        out["classes"] = len({label for graph in many for label in graph.y.unique().tolist()})
+        out["classes"] = len({label for graph in many for label in graph.y.unique().tolist() if label >= 0})
     for part in ("train", "val", "test"):
         chosen = many[0].get(f"{part}_mask")
         if chosen is not None:
             out[part] = int(first_split(chosen).sum())
     return out
+
+
+def count_edges(graph: Data) -> int:
+    return graph.num_edges or sum(edges.shape[1] for name, edges in graph if name.endswith("_index"))
 
 
 def first_split(chosen: Tensor) -> Tensor:
@@ -166,5 +171,6 @@ READERS = {
     "tu": read_tu,
     "molecules": read_npz(parse.molecules),
     "sst": sst.read,
+    "threads": threads.read,
 }
 BAGS_OF_WORDS = {"planetoid", "gnn_benchmark", "heterophilous"}
