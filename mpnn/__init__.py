@@ -1,6 +1,6 @@
 """Message passing on any graph under any schedule: a graph, a cell, an order."""
 
-from mpnn import datasets, decode, graphs, nn, schedule
+from mpnn import datasets, diagnostics, graphs, nn, schedule
 from mpnn.containers import apply
 from mpnn.convert import from_networkx, node_ids, node_positions, to_networkx
 from mpnn.draw import draw
@@ -15,7 +15,6 @@ __all__ = [
     "apply",
     "datasets",
     "diagnostics",
-    "decode",
     "draw",
     "engine",
     "explain",
