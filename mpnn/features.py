@@ -28,7 +28,7 @@ def _bag(x: Tensor) -> tuple[Edges, Tensor]:
     bag = _bags.get(x)
     if bag is None:
         row = torch.repeat_interleave(x.crow_indices().diff())
-        bag = _bags[x] = Edges(x.col_indices().long(), row, x.shape[1], x.shape[0]), x.values()
+        bag = _bags[x] = Edges(x.col_indices(), row, x.shape[1], x.shape[0], short=True), x.values()
     return bag
 
 

@@ -13,7 +13,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from mpnn.plan import Edges
+from mpnn.plan import SHORT, Edges
 
 
 class Loose:
@@ -97,7 +97,8 @@ def _product_by_head(edges: Edges, turned: bool, weight: Tensor, x: Tensor) -> T
     """
     heads = x.shape[1]
     order, rowptr, col = edges.transpose if turned else (None, edges.rowptr, edges.src)
-    col = edges.remember(("every", heads, turned), lambda: col * heads) if heads > 1 else col
+    if heads > 1:
+        rowptr, col = edges.remember(("every", heads, turned), lambda: _every(rowptr, col, heads, x.shape[0]))
     table = x.contiguous().view(x.shape[0] * heads, x.shape[2])
     out = x.new_empty(rowptr.numel() - 1, *x.shape[1:])
     for head in range(heads):
@@ -107,6 +108,11 @@ def _product_by_head(edges: Edges, turned: bool, weight: Tensor, x: Tensor) -> T
     return out
 
 
+def _every(rowptr: Tensor, col: Tensor, step: int, count: int) -> tuple[Tensor, Tensor]:
+    """Row pointers and columns of a matrix that multiplies every ``step``-th row."""
+    return (rowptr, col * step) if step * count < SHORT else (rowptr.long(), col.long() * step)
+
+
 def _ones(edges: Edges, like: Tensor) -> Tensor:
     return edges.remember(("ones", like.dtype), lambda: like.new_ones(len(edges)))
 
@@ -114,7 +120,7 @@ def _ones(edges: Edges, like: Tensor) -> Tensor:
 def _sum_runs(edges: Edges, values: Tensor) -> Tensor:
     """Sums over the edges into each node: ``(E, ...) -> (N, ...)``; 0 without edges."""
     rows = flat(values).contiguous()
-    places = edges.remember("places", lambda: torch.arange(len(edges), device=edges.src.device))
+    places = edges.remember("places", lambda: torch.arange(len(edges), dtype=edges.src.dtype, device=edges.src.device))
     return shaped(_product(edges.rowptr, places, _ones(edges, rows), rows), values)
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpnn.graph import check_edges
 from mpnn.kernels import Loose, segment_sum
-from mpnn.plan import Plan
+from mpnn.plan import Edges, Plan
+from mpnn.schedule import Schedule, synchronous
 
 __all__ = ["looped", "symmetric"]
 
@@ -31,57 +33,55 @@ class _Looped:
     Attributes:
         graph: the plan of it; its edges are sorted by target already, so edge values need no reordering.
         edges: its edges.
-        unweighted: whether edges of weight 1 stay edges of weight 1.
+        given: how many edges the graph had before.
     """
 
-    unweighted = True
-
-    def __init__(self, plan: Plan):
-        edge_index = _with_loops(plan)[3]
-        self.graph = Plan({"": edge_index}, plan.num_nodes, plan.level, plan.schedule, True)
+    def __init__(self, edge_index: Tensor, schedule: Schedule, num_nodes: int, owner: str):
+        check_edges(owner, edge_index, num_nodes)
+        self.given, self.turned, self.num_nodes = edge_index.shape[1], schedule.turned, num_nodes
+        level = edge_index.new_zeros(num_nodes)
+        self.graph = Plan({"": self._with_loops(edge_index)[3]}, num_nodes, level, synchronous, True)
         self.edges = self.graph.edges[""]
 
-    def place(self, plan: Plan, values: Tensor, fill: float, absent: float) -> Tensor:
-        """Edge values of the given plan -> of this graph; ``fill`` for the loops that were added."""
-        kept, own, order = plan.remember("values of loops", lambda: _with_loops(plan)[:3])
+    def place(self, graph: Any, values: Tensor, fill: float, absent: float) -> Tensor:
+        """Edge values of the graph that was given -> of this one; ``fill`` for the loops that were added."""
+        given = graph.given if isinstance(graph, Plan) else graph
+        kept, own, order = self.graph.remember("values", lambda: self._with_loops(given)[:3])
         return torch.cat([values[kept], _at(own, values, fill)])[order]
 
-
-def _with_loops(plan: Plan) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The edges that are no loops, each node's own loop, the order of all by target, and the edges in this order."""
-    src, dst = plan.edge_index()
-    loops = src == dst
-    node = torch.arange(plan.num_nodes, device=src.device)
-    kept = (~loops).nonzero().flatten()
-    own = _last_loop(src, loops, plan.num_nodes)
-    target, order = torch.sort(torch.cat([dst[kept], node]), stable=True)
-    return kept, own, order, torch.stack([torch.cat([src[kept], node])[order], target])
+    def _with_loops(self, edge_index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The edges that are no loops, each node's own loop, the order of all by target, the edges in this order."""
+        src, dst = edge_index.flip(0) if self.turned else edge_index
+        loops = src == dst
+        node = torch.arange(self.num_nodes, device=src.device)
+        kept = (~loops).nonzero().flatten()
+        own = _last_loop(src, loops, self.num_nodes)
+        target, order = torch.sort(torch.cat([dst[kept], node]), stable=True)
+        return kept, own, order, torch.stack([torch.cat([src[kept], node])[order], target])
 
 
 class _TracedLooped:
     """The same while a compiler traces: no shape may depend on the data, so loops that are there stay, ``absent``."""
 
-    unweighted = False
-
     def __init__(self, traced):
         edge_index, num_nodes = traced.edge_index(""), traced.num_nodes
+        self.given = edge_index.shape[1]
         self.loops = edge_index[0] == edge_index[1]
         node = torch.arange(num_nodes, device=edge_index.device)
         self.own = _last_loop(edge_index[0], self.loops, num_nodes)
         self.graph = torch.cat([edge_index, node.expand(2, -1)], dim=1)
         self.edges = Loose(*self.graph, num_nodes, num_nodes)
 
-    def place(self, plan: Any, values: Tensor, fill: float, absent: float) -> Tensor:
+    def place(self, graph: Any, values: Tensor, fill: float, absent: float) -> Tensor:
         hidden = self.loops.view(-1, *(1,) * (values.dim() - 1))
         return torch.cat([torch.where(hidden, absent, values), _at(self.own, values, fill)])
 
 
 def looped(layer, edge_index: Any, num_nodes: int) -> _Looped | _TracedLooped:
-    """The graph that a layer is given, with exactly one loop a node; made once for a plan."""
-    plan = layer.plan(edge_index, num_nodes)
-    if not isinstance(plan, Plan):
-        return _TracedLooped(plan)
-    return plan.remember("looped", lambda: _Looped(plan))
+    """The graph that a layer is given, with exactly one loop a node; made once for a graph."""
+    if torch.compiler.is_compiling() and not isinstance(edge_index, Plan):
+        return _TracedLooped(layer.plan(edge_index, num_nodes))
+    return layer.plan(edge_index, num_nodes, _Looped)
 
 
 def symmetric(
@@ -91,29 +91,26 @@ def symmetric(
 
     Without weights of the user's the result is kept with the plan.
     """
-    plan = layer.plan(edge_index, num_nodes)
+    loops = looped(layer, edge_index, num_nodes) if self_loops else None
+    graph = loops.graph if self_loops else layer.plan(edge_index, num_nodes)
+    if weight is None and isinstance(graph, Plan):
+        edges, key = graph.edges[""], ("symmetric", like.dtype)
+        return graph, graph.remember(key, lambda: edges.unplace(_normalised(edges, like.new_ones(len(edges)))))
+    given = loops.given if self_loops else len(graph.edges[""])
+    if weight is None:
+        weight = like.new_ones(given)
+    elif weight.shape != (given,):
+        raise ValueError(
+            f"{type(layer).__name__}: edge_weight has shape {tuple(weight.shape)}; expected one number an edge, "
+            f"({given},)."
+        )
+    if self_loops:
+        return graph, _normalised(loops.edges, loops.place(edge_index, weight, 1.0, 0.0))
+    loose = Loose(*graph.edge_index(""), num_nodes, num_nodes)
+    return (graph if isinstance(graph, Plan) else edge_index), _normalised(loose, weight)
 
-    def build():
-        given = like.new_ones(len(plan.edges[""])) if weight is None else weight
-        if self_loops:
-            loops = looped(layer, edge_index, num_nodes)
-            graph, edges = loops.graph, loops.edges
-            ones = weight is None and loops.unweighted
-            given = like.new_ones(len(edges)) if ones else loops.place(plan, given, 1.0, 0.0)
-        else:
-            graph = plan if isinstance(plan, Plan) else edge_index
-            edges = Loose(*plan.edge_index(""), num_nodes, num_nodes)
-        root = segment_sum(edges, given).pow(-0.5)
-        root = torch.where(root.isinf(), torch.zeros_like(root), root)
-        return graph, given * root.index_select(0, edges.src) * root.index_select(0, edges.dst)
 
-    if weight is not None:
-        if weight.shape != (len(plan.edges[""]),):
-            raise ValueError(
-                f"{type(layer).__name__}: edge_weight has shape {tuple(weight.shape)}; expected one number an edge, "
-                f"({len(plan.edges[''])},)."
-            )
-        return build()
-    if not isinstance(plan, Plan):
-        return build()
-    return plan.remember(("symmetric", like.dtype, self_loops), build)
+def _normalised(edges: Edges | Loose, weight: Tensor) -> Tensor:
+    root = segment_sum(edges, weight).pow(-0.5)
+    root = torch.where(root.isinf(), torch.zeros_like(root), root)
+    return weight * root.index_select(0, edges.src) * root.index_select(0, edges.dst)

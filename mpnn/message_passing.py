@@ -4,6 +4,7 @@ which runs them over a graph under a schedule.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from mpnn.graph import Size
 from mpnn.hooks import Hooks, read_hooks
 from mpnn.kernels import Loose
 from mpnn.plan import Plan, cached_plan
+from mpnn.plan import plan as plan_of
 from mpnn.schedule import Schedule
 
 __all__ = ["MessagePassing"]
@@ -160,11 +162,11 @@ class MessagePassing(nn.Module):
             returned.append(graph_values(call, nodes, edges))
         return tuple(returned)
 
-    def plan(self, edge_index: Any, num_nodes: Size) -> Any:
-        """The cached plan of a graph under the layer's own schedule,
-        for layers that derive something from the graph.
+    def plan(self, edge_index: Any, num_nodes: Size, make: Callable = plan_of) -> Any:
+        """What a layer derives from a graph under its own schedule, kept as plans are: the plan itself, or what
+        ``make(edge_index, schedule, num_nodes, owner)`` makes.
         """
-        return self._plan(edge_index, None, num_nodes)
+        return self._plan(edge_index, None, num_nodes, make)
 
     def _size(self, edge_index: Any, num_nodes: Size | None, fields: dict[str, Any]) -> Size:
         """The number of nodes, which all node fields must agree on."""
@@ -191,21 +193,24 @@ class MessagePassing(nn.Module):
             )
         return dst[1] if src is None else (src[1], dst[1])
 
-    def _plan(self, edge_index: Any, schedule: Any, size: Size) -> Any:
+    def _plan(self, edge_index: Any, schedule: Any, size: Size, make: Callable = plan_of) -> Any:
         if isinstance(edge_index, Plan):
             if schedule is not None and not schedules.get(schedule).like(edge_index.schedule):
                 raise ValueError(
                     f"{self._name}: the plan was made for {edge_index.schedule}, but schedule={schedule!r} is asked "
                     "for; plan the graph with this schedule, or pass schedule=None."
                 )
-            return edge_index if self.state else edge_index.flat
+            graph = edge_index if self.state else edge_index.flat
+            if make is plan_of:
+                return graph
+            return graph.remember(make, lambda: make(graph.given, graph.schedule, graph.size, self._name))
         rule = schedules.get(self.schedule if schedule is None else schedule)
         if not self.state:  # nothing is written that a later level could read
             rule = _ONE_LEVEL[rule.turned]
         if torch.compiler.is_compiling() and rule.name == "synchronous" and isinstance(edge_index, Tensor):
             return _Traced(edge_index, size, rule)
         self._check_types(edge_index)
-        return cached_plan(edge_index, rule, size, self._name)
+        return cached_plan(edge_index, rule, size, self._name, make)
 
     def _check_types(self, edge_index: Any) -> None:
         if not isinstance(edge_index, dict) and self.hooks.types == ("",):

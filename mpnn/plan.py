@@ -21,27 +21,32 @@ from mpnn.schedule import Schedule
 
 __all__ = ["Edges", "Plan", "plan"]
 
+SHORT = 2**31  # what is numbered below this fits 32 bits
+
 
 class Edges:
     """The edges of one type, sorted by target; the same ones sorted by source are made when first asked for.
 
+    Indices are int64, or int32 in a plan of one level: sparse products take either, and half the memory counts there.
+
     Attributes:
-        src, dst ``(E,)`` int64: node positions in level order.
-        order ``(E,)`` int64 or None: the user's edge at each place; None if the user's order is kept.
-        rowptr ``(N + 1,)`` int64: the edges into position i are ``rowptr[i]:rowptr[i + 1]``.
+        src, dst ``(E,)``: node positions in level order.
+        order ``(E,)`` or None: the user's edge at each place; None if the user's order is kept.
+        rowptr ``(N + 1,)``: the edges into position i are ``rowptr[i]:rowptr[i + 1]``.
         counts: edges into each level, as Python integers.
         degrees: the in-degree of a level if all of its nodes have the same, else None.
     """
 
-    def __init__(self, src: Tensor, dst: Tensor, num_src: int, num_dst: int):
+    def __init__(self, src: Tensor, dst: Tensor, num_src: int, num_dst: int, short: bool = False):
+        index = torch.int32 if short and max(src.numel(), num_src, num_dst) < SHORT else torch.int64
         if dst.numel() and bool((dst[1:] < dst[:-1]).any()):
-            dst, self.order = torch.sort(dst, stable=True)
-            src = src[self.order]
+            dst, order = torch.sort(dst, stable=True)
+            src, self.order = src[order], order.to(index)
         else:
-            self.order = None
-            src, dst = src.clone(), dst.clone()  # a view would keep the user's tensor, and with it the cache, alive
-        self.src, self.dst, self.num_src, self.num_dst = src, dst, num_src, num_dst
-        self.rowptr = pointers(dst, num_dst)
+            self.order = None  # src and dst are copied below: a view would keep the user's tensor alive, and the cache
+        self.src, self.dst = src.to(index, copy=self.order is None), dst.to(index, copy=self.order is None)
+        self.num_src, self.num_dst = num_src, num_dst
+        self.rowptr = pointers(self.dst, num_dst)
         self.memo: dict[Hashable, Any] = {}
         self.counts: list[int] = []
         self.degrees: list[int | None] = []
@@ -67,15 +72,14 @@ class Edges:
         """Edge values in the plan's order -> in the user's order."""
         if self.order is None:
             return values
-        back = self.remember("back", lambda: torch.empty_like(self.order).scatter_(0, self.order, _arange(self.order)))
-        return values.index_select(0, back)
+        return values.index_select(0, self.remember("back", lambda: inverse(self.order)))
 
     @property
     def transpose(self) -> tuple[Tensor, Tensor, Tensor]:
         """``(order, colptr, dst)``: the plan's edges sorted by source, their pointers by source, and their targets."""
 
         def build():
-            order = torch.argsort(self.src, stable=True)
+            order = torch.argsort(self.src, stable=True).to(self.src.dtype)
             return order, pointers(self.src[order], self.num_src), self.dst[order]
 
         return self.remember("transpose", build)
@@ -128,7 +132,7 @@ class Plan:
         self.node_counts = torch.bincount(level).tolist() if self.num_nodes else [0]
         if len(self.node_counts) > 1 and bool((level[1:] < level[:-1]).any()):
             self.node_order = torch.argsort(level, stable=True)
-            self.node_position = torch.empty_like(self.node_order).scatter_(0, self.node_order, _arange(level))
+            self.node_position = inverse(self.node_order)
         self.edges = {name: self._edges(edge_index) for name, edge_index in relations.items()}
 
     def _edges(self, edge_index: Tensor) -> Edges:
@@ -138,7 +142,7 @@ class Plan:
         bounds = [0]
         for count in self.node_counts:
             bounds.append(bounds[-1] + count)
-        return Edges(src, dst, self.num_src, self.num_nodes).cut(bounds)
+        return Edges(src, dst, self.num_src, self.num_nodes, short=self.num_levels == 1).cut(bounds)
 
     @property
     def num_levels(self) -> int:
@@ -154,6 +158,13 @@ class Plan:
         return self.num_src != self.num_nodes
 
     @property
+    def size(self) -> Size:
+        """The number of nodes as the user gave it: ``(sources, targets)``, of edges not turned, if it is bipartite."""
+        if not self.bipartite:
+            return self.num_nodes
+        return (self.num_nodes, self.num_src) if self.schedule.turned else (self.num_src, self.num_nodes)
+
+    @property
     def given(self) -> Tensor | dict[str, Tensor]:
         """The edges as the user gave them, not turned: one edge_index, or one a type."""
         edges = {kind: self.edge_index(kind) for kind in self.edges}
@@ -163,9 +174,7 @@ class Plan:
     @property
     def reverse(self) -> Plan:
         """The plan of the pass run backwards; made when first asked for, and kept."""
-        size = (self.num_src, self.num_nodes) if self.bipartite else self.num_nodes
-        size = size[::-1] if self.bipartite and self.schedule.turned else size
-        return self.remember("reverse", lambda: plan(self.given, self.schedule.reverse, size))
+        return self.remember("reverse", lambda: plan(self.given, self.schedule.reverse, self.size))
 
     @property
     def flat(self) -> Plan:
@@ -188,7 +197,7 @@ class Plan:
     def edge_index(self, kind: str = "") -> Tensor:
         """The edges of one type as the user gave them, turned if the schedule turns them."""
         edges = self.edges[kind]
-        src, dst = edges.unplace(edges.src), edges.unplace(edges.dst)
+        src, dst = edges.unplace(edges.src).long(), edges.unplace(edges.dst).long()
         if self.node_order is not None:
             src, dst = self.node_order[src], self.node_order[dst]
         return torch.stack([src, dst])
@@ -270,22 +279,22 @@ def plan(
 _plans = WeakIdKeyDictionary()
 
 
-def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str) -> Plan:
-    """The plan of an edge_index that is kept as long as the tensor lives and is not written to."""
-    if isinstance(graph, Plan):
-        return graph
+def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str, make: Callable = plan) -> Any:
+    """The plan of an edge_index, or what else ``make`` makes of it with the same arguments; it is kept as long as the
+    tensor lives and is not written to.
+    """
     schedule = schedule.bind(graph)
     held = [graph] if isinstance(graph, Tensor) else list(edges_of(graph).values())
     if not all(isinstance(edge_index, Tensor) and not torch.is_inference(edge_index) for edge_index in held):
-        return plan(graph, schedule, num_nodes, owner)
-    key = (_state(graph), schedule.key, num_nodes)
+        return make(graph, schedule, num_nodes, owner)
+    key = (_state(graph), schedule.key, num_nodes, make)
     known = _plans.get(held[0])
     if known is None:
         known = _plans[held[0]] = {}
     if key not in known:
         for stale in [k for k in known if k[0] != key[0]]:
             del known[stale]
-        known[key] = plan(graph, schedule, num_nodes, owner)
+        known[key] = make(graph, schedule, num_nodes, owner)
     return known[key]
 
 
@@ -299,9 +308,12 @@ def _state(graph: Any) -> Hashable:
 def pointers(index: Tensor, size: int) -> Tensor:
     """``(size + 1,)`` offsets of the runs of equal values in a sorted index."""
     ptr = index.new_zeros(size + 1)
-    torch.cumsum(torch.bincount(index, minlength=size), 0, out=ptr[1:])
+    ptr[1:] = torch.cumsum(torch.bincount(index, minlength=size), 0)
     return ptr
 
 
-def _arange(like: Tensor) -> Tensor:
-    return torch.arange(like.numel(), device=like.device)
+def inverse(order: Tensor) -> Tensor:
+    """The permutation that undoes another."""
+    back = torch.empty_like(order)
+    back[order] = torch.arange(order.numel(), dtype=order.dtype, device=order.device)
+    return back

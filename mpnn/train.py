@@ -48,6 +48,7 @@ def fit(
     epochs: int,
     better: Callable[[dict[str, float], dict[str, float]], bool] = lambda new, best: new["val"] > best["val"],
     patience: int | None = None,
+    hopeful: Callable[[dict[str, float]], bool] = lambda new: False,
     clip: float | None = None,
     schedulers: Iterable[Any] = (),
     checkpoint: str | Path | None = None,
@@ -64,6 +65,7 @@ def fit(
         epochs: the most to run.
         better: whether new metrics are better than the best so far; by default a higher ``"val"``.
         patience: epochs without anything better after which to stop.
+        hopeful: whether new metrics are reason to wait ``patience`` epochs more, without being better.
         clip: the largest norm of the gradient; larger ones are scaled down to it.
         schedulers: stepped after each epoch.
         checkpoint: file to save to after each epoch, and to resume from if it is there: model, optimizer, schedulers,
@@ -112,10 +114,10 @@ def fit(
         model.eval()
         with torch.no_grad():
             metrics = {name: float(value) for name, value in evaluate(model).items()}
+        waited = 0 if hopeful(metrics) else waited + 1
         for name, value in metrics.items():
             result.history.setdefault(name, []).append(value)
         result.epochs = engine.state.epoch
-        waited += 1
         if not result.best or better(metrics, result.best):
             result.best, waited = {**metrics, "epoch": engine.state.epoch}, 0
             best_state.update({name: value.detach().clone() for name, value in model.state_dict().items()})

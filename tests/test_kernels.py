@@ -204,3 +204,13 @@ def test_rows_without_features_stay_rows_without_features(shape):
     edges = mpnn.plan(GRAPH).edges[""]
     assert kernels.segment_sum(edges, torch.zeros(7, *shape)).shape == (5, *shape)
     assert kernels.gather(torch.zeros(5, *shape), edges, "source").shape == (7, *shape)
+
+
+def test_rows_of_many_heads_that_32_bits_cannot_number_are_numbered_in_64(monkeypatch):
+    edges = mpnn.plan(torch.tensor([[0, 1, 2], [1, 1, 2]]), num_nodes=3).edges[""]
+    weight, x = torch.rand(3, 4), torch.rand(3, 4, 9)
+    short = kernels.weighted_sum(edges, weight, x)
+    edges.memo.clear()
+    monkeypatch.setattr("mpnn.kernels.SHORT", 12)
+    assert torch.equal(kernels.weighted_sum(edges, weight, x), short)
+    assert {t.dtype for t in edges.memo["every", 4, False]} == {torch.int64}

@@ -340,3 +340,39 @@ def test_a_plan_moves_to_devices_only():
     plan = mpnn.plan(torch.tensor([[0], [1]]), num_nodes=2)
     with pytest.raises(TypeError, match="device"):
         plan.to(torch.float16)
+
+
+def test_indices_are_short_where_only_sparse_products_read_them(monkeypatch):
+    edge_index = torch.tensor([[2, 0, 1], [1, 0, 2]])
+    flat = mpnn.plan(edge_index, num_nodes=3).edges[""]
+    assert {t.dtype for t in (flat.src, flat.dst, flat.order, flat.rowptr, *flat.transpose)} == {torch.int32}
+    deep = mpnn.plan(edge_index, schedule=torch.arange(3), num_nodes=3).edges[""]
+    assert {t.dtype for t in (deep.src, deep.dst, deep.rowptr)} == {torch.int64}
+    assert mpnn.plan(edge_index, num_nodes=3).edge_index().dtype == torch.int64
+    monkeypatch.setitem(mpnn.plan.__globals__, "SHORT", 3)
+    assert mpnn.plan(edge_index, num_nodes=3).edges[""].src.dtype == torch.int64
+
+
+def test_a_layer_with_loops_under_a_reversed_plan_runs_on_turned_edges():
+    edge_index, x = torch.tensor([[0, 0, 3, 1], [1, 2, 1, 1]]), torch.randn(4, 3)
+    for layer in (mpnn.nn.GCN(3, 2), mpnn.nn.GAT(3, 2)):
+        turned = mpnn.plan(edge_index, "synchronous", num_nodes=4).reverse
+        assert torch.equal(layer(x, turned), layer(x, edge_index.flip(0)))
+    weight = torch.rand(4)
+    gcn = mpnn.nn.GCN(3, 2)
+    assert torch.equal(gcn(x, turned, weight), gcn(x, edge_index.flip(0), weight))
+
+
+def test_a_layer_with_loops_plans_only_the_graph_with_loops(monkeypatch):
+    made = []
+    monkeypatch.setattr(mpnn.plan.__globals__["Plan"], "_edges", spy(made, mpnn.plan.__globals__["Plan"]._edges))
+    mpnn.nn.GAT(3, 2)(torch.randn(4, 3), torch.tensor([[0, 0, 3, 1], [1, 2, 1, 1]]))
+    assert made == [7]
+
+
+def spy(made, function):
+    def count(self, edge_index):
+        made.append(edge_index.shape[1])
+        return function(self, edge_index)
+
+    return count

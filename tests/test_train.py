@@ -83,3 +83,10 @@ def test_a_loss_that_is_nan_names_the_epoch():
     task = problem() | {"loss": lambda m, batch: next(losses) * m(batch[0]).sum()}
     with pytest.raises(FloatingPointError, match="nan in epoch 1"):
         fit(**task, epochs=3)
+
+
+def test_a_run_waits_on_while_there_is_hope():
+    scores = iter([3.0, 1.0, 2.0, 1.0, 1.0, 1.0, 9.0])
+    task = problem() | {"evaluate": lambda m: {"val": next(scores)}}
+    done = fit(**task, epochs=7, patience=3, hopeful=lambda new: new["val"] == 2)
+    assert done.epochs == 6 and done.best["epoch"] == 1

@@ -172,7 +172,11 @@ class Whole:
     """All edges of one type at once, where there is only one level."""
 
     def __init__(self, edges):
-        self.edges, self.num_nodes, self.index = edges, edges.num_dst, edges.dst
+        self.edges, self.num_nodes = edges, edges.num_dst
+
+    @property
+    def index(self) -> Tensor:
+        return self.edges.dst.long()
 
     def sum(self, values: Tensor) -> Tensor:
         return kernels.segment_sum(self.edges, values)
