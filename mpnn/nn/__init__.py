@@ -3,12 +3,15 @@
 from mpnn.nn.aggr import LSTMAggregation
 from mpnn.nn.chebyshev import Chebyshev
 from mpnn.nn.crf import CRF, forbidden_transitions
+from mpnn.nn.ctc import ctc_decode, ctc_loss
 from mpnn.nn.diagonal import DiagonalRNN
+from mpnn.nn.encoder_decoder import EncoderDecoder, LuongAttention, across, sequence_pair
 from mpnn.nn.gat import GAT, GATv2
 from mpnn.nn.gcn import GCN
 from mpnn.nn.gin import GIN
 from mpnn.nn.graph_network import GraphNetwork
 from mpnn.nn.gru import GRU
+from mpnn.nn.heads import LanguageModel, SequenceClassifier, Tagger, last_state
 from mpnn.nn.jordan import Jordan
 from mpnn.nn.lstm import LSTM
 from mpnn.nn.mean import MeanNetwork
@@ -25,6 +28,7 @@ __all__ = [
     "ChildSumTreeLSTM",
     "DiagonalRNN",
     "EdgeReadout",
+    "EncoderDecoder",
     "GAT",
     "GCN",
     "GIN",
@@ -37,11 +41,20 @@ __all__ = [
     "Jordan",
     "LSTM",
     "LSTMAggregation",
+    "LanguageModel",
+    "LuongAttention",
     "MeanNetwork",
     "NaryTreeLSTM",
     "RNN",
     "RecNN",
+    "SequenceClassifier",
+    "Tagger",
     "TreeGRU",
+    "across",
     "attention",
+    "ctc_decode",
+    "ctc_loss",
+    "last_state",
+    "sequence_pair",
     "forbidden_transitions",
 ]
