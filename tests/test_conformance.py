@@ -36,9 +36,12 @@ from mpnn.nn import (
     GraphSAGE,
     GraphStructuredLSTM,
     Jordan,
+    LuongAttention,
     MeanNetwork,
     NaryTreeLSTM,
     RecNN,
+    SequenceClassifier,
+    Tagger,
     TreeGRU,
     attention,
 )
@@ -121,6 +124,13 @@ class PositionedTreeLSTM(Positioned, NaryTreeLSTM):
     pass
 
 
+class SelfAttention(LuongAttention):
+    """The nodes of a graph look at each other, along its edges."""
+
+    def forward(self, x, edge_index):
+        return super().forward(x, x, edge_index)
+
+
 class Threaded(GraphStructuredLSTM):
     """Threads in any graph: a node's parent is its first source that is not below it; siblings stand as their edges."""
 
@@ -197,6 +207,17 @@ TABLE = [
     Row("EdgeReadout", lambda: EdgeReadout(nn.Bilinear(IN, IN, 2)), gives=("edge",), ways=()),
     Row("GraphReadout", lambda: GraphReadout("mean", mlp(IN, 2)), gives=("graph",), ways=()),
     Row("GraphReadout, attention", lambda: GraphReadout(attention(IN, 2)), gives=("graph",), ways=()),
+    Row(
+        "SequenceClassifier",
+        lambda: SequenceClassifier(GCN(IN, 4), mlp(4, 2)),
+        gives=("graph",),
+        ways=(),
+        sparse=True,
+        compiles=False,
+    ),
+    Row("Tagger", lambda: Tagger(GCN(IN, 4), mlp(4, 2)), ways=(), sparse=True),
+    Row("LuongAttention", lambda: SelfAttention(IN, IN)),
+    Row("LuongAttention, dot", lambda: SelfAttention(IN, IN, "dot")),
     Row("RNN", lambda: RNN(IN, 4), **ON_CHAINS),
     Row("RNN, residual", lambda: RNN(IN, 4, num_layers=2, bidirectional=True, residual=True), **ON_CHAINS),
     Row("Jordan", lambda: Jordan(IN, 4, 2), **ON_CHAINS),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
+from mpnn.features import check_dense
 from mpnn.graphs import chain
 from mpnn.message_passing import MessagePassing
 from mpnn.nn.heads import carried, check_one_way, unlinked
@@ -49,7 +50,7 @@ class LuongAttention(MessagePassing):
         Initialised as ``nn.Linear``.
 
     Raises:
-        ValueError: the score is unknown, or ``"dot"`` is asked for between different widths.
+        ValueError: the score is unknown, or ``"dot"`` is asked for between different widths; memory or h is sparse.
 
     Example:
         >>> LuongAttention(3, 4)(torch.ones(5, 3), torch.ones(2, 4), torch.tensor([[0, 1, 4], [0, 0, 1]])).shape
@@ -78,6 +79,8 @@ class LuongAttention(MessagePassing):
             nn.init.kaiming_uniform_(weight, a=5**0.5)
 
     def forward(self, memory: Tensor, h: Tensor, edge_index: Any) -> Tensor:
+        check_dense(self._name, memory)
+        check_dense(self._name, h)
         query = h if self.weight_a is None else h @ self.weight_a
         return self.propagate(
             edge_index, num_nodes=(len(memory), len(h)), memory=(memory, None), query=(None, query), h=(None, h)
@@ -91,7 +94,7 @@ class LuongAttention(MessagePassing):
 
     def __repr__(self) -> str:
         score = "dot" if self.weight_a is None else "general"
-        return f"LuongAttention({self.in_features}, {self.query_features}, score={score!r})"
+        return f"{type(self).__name__}({self.in_features}, {self.query_features}, score={score!r})"
 
 
 class EncoderDecoder(nn.Module):
