@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch_geometric.data import Data
 
-from mpnn.datasets import ogb, parse, plain, sick, split, sst, store, threads
+from mpnn.datasets import ogb, parse, plain, sick, split, sst, store, tagged, threads
 from mpnn.datasets.catalog import Card, File, Result, card, cards, names
 from mpnn.datasets.vectors import word_vectors
 from mpnn.datasets.vocabulary import Vocabulary
@@ -170,6 +170,10 @@ READERS = {
     "heterophilous": read_npz(parse.heterophilous),
     "tu": read_tu,
     "molecules": read_npz(parse.molecules),
+    "conll2000": tagged.read_conll2000,
+    "conllu": tagged.read_conllu,
+    "bmes": tagged.read_bmes,
+    "weibo": tagged.read_weibo,
     "plain": plain.read,
     "sst": sst.read,
     "threads": threads.read,

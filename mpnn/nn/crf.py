@@ -244,7 +244,8 @@ class CRF(MessagePassing):
             )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.num_tags}{'' if self.forbidden is None else ', with forbidden transitions'})"
+        masked = "" if self.forbidden is None else ", with forbidden transitions"
+        return f"{type(self).__name__}({self.num_tags}{masked})"
 
 
 class _Marginals(MessagePassing):
