@@ -4,6 +4,7 @@ r"""Graphs that recurrences run over: chains, trees from parses, threads of comm
 function            from                                          edges
 =================== ============================================= =====================================================
 :func:`chain`       a length                                      each node to the next
+:func:`delays`      chains and lags                               each node to those some steps on
 :func:`brackets`    ``(S (NP We) (VP won))``, Penn Treebank, SST  child to parent
 :func:`heads`       the head of each word, counted from 1         word to head
 :func:`conllu`      CoNLL-U, a file of sentences                  word to head
@@ -31,7 +32,7 @@ from torch_geometric.data import Data
 
 from mpnn.schedule import topological
 
-__all__ = ["brackets", "chain", "conllu", "heads", "relations", "thread"]
+__all__ = ["brackets", "chain", "conllu", "delays", "heads", "relations", "thread"]
 
 
 def chain(num_nodes: int) -> Data:
@@ -45,6 +46,51 @@ def chain(num_nodes: int) -> Data:
         raise ValueError(f"chain: num_nodes={num_nodes}; expected 0 or more.")
     place = torch.arange(num_nodes)
     return Data(edge_index=torch.stack([place[:-1], place[1:]]), num_nodes=num_nodes)
+
+
+def delays(edge_index: Tensor, lags: Iterable[int]) -> tuple[Tensor, Tensor]:
+    """Edges over several steps at once: from each node to the one k steps on, for every lag k.
+
+    Works on any number of sequences of any lengths, with nodes in any order, and on trees whose edges lead away from
+    the root: a node hears from its k-th ancestor. Where there are fewer than k steps before a node, there is no edge.
+
+    Args:
+        edge_index: ``(2, E)`` (t-1, t), at most one edge into a node.
+        lags: the k, each 1 or more.
+
+    Returns:
+        edge_index ``(2, E')`` (t-k, t), by lag, and delay ``(E',)`` int64: k.
+
+    Raises:
+        ValueError: a node has two predecessors, or a lag is below 1.
+
+    Example:
+        >>> delays(chain(4).edge_index, [1, 3])
+        (tensor([[0, 1, 2, 0],
+                [1, 2, 3, 3]]), tensor([1, 1, 1, 3]))
+    """
+    lags = sorted(set(lags))
+    if lags and lags[0] < 1:
+        raise ValueError(f"delays: lag {lags[0]}; expected 1 or more, for a node's own value needs no edge. Drop it.")
+    nobody = int(edge_index.max()) + 1 if edge_index.numel() else 0  # stands for no node
+    src, dst = edge_index
+    twice = torch.bincount(dst, minlength=1) > 1
+    if bool(twice.any()):
+        node = int(twice.nonzero()[0])
+        raise ValueError(
+            f"delays: node {node} has the predecessors {src[dst == node].tolist()}; expected at most one, as in a "
+            f"chain. {int(twice.sum())} nodes have several. Drop the other edges."
+        )
+    before = torch.full((nobody + 1,), nobody, device=edge_index.device).index_copy(0, dst, src)
+    node = at = torch.arange(nobody, device=edge_index.device)
+    edges, delay = [edge_index[:, :0]], [edge_index.new_empty(0)]
+    for lag in range(1, max(lags, default=0) + 1):
+        at = before[at]
+        if lag in lags:
+            there = at != nobody
+            edges.append(torch.stack([at[there], node[there]]))
+            delay.append(torch.full_like(edges[-1][0], lag))
+    return torch.cat(edges, dim=1), torch.cat(delay)
 
 
 def brackets(text: str) -> Data:

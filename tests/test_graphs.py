@@ -6,7 +6,7 @@ import torch
 from torch_geometric.data import Batch
 
 import mpnn
-from mpnn.graphs import brackets, chain, conllu, heads, relations, thread
+from mpnn.graphs import brackets, chain, conllu, delays, heads, relations, thread
 from mpnn.schedule import CycleError, topological
 
 
@@ -216,3 +216,39 @@ def test_long_and_deep_threads_have_no_limit():
     assert mpnn.plan(relations(wide), "topological", 5000).num_levels == 5000
     assert mpnn.plan(chain(100_000), "topological").num_levels == 100_000
     assert torch.equal(relations(wide)["sibling"][1], torch.arange(2, 5000))
+
+
+# Delays ---------------------------------------------------------------------------------------------------------------
+
+
+def test_delays_lead_from_each_node_to_those_some_steps_on_in_sequences_of_any_length_and_order():
+    lengths, name = (5, 1, 0, 8), torch.randperm(14, generator=torch.Generator().manual_seed(0))
+    batch = Batch.from_data_list([chain(n) for n in lengths])
+    edge_index, delay = delays(name[batch.edge_index], [2, 1, 4])
+    starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
+    expected = [
+        (int(name[t - k]), int(name[t]), k)
+        for start, n in zip(starts, lengths, strict=False)
+        for t in range(start, start + n)
+        for k in (1, 2, 4)
+        if t - k >= start
+    ]
+    assert sorted(zip(*edge_index.tolist(), delay.tolist(), strict=True)) == sorted(expected)
+
+
+def test_delays_on_a_tree_away_from_the_root_come_from_ancestors():
+    edge_index, delay = delays(torch.tensor([[0, 0, 1], [1, 2, 3]]), [2])
+    assert edges(edge_index) == [(0, 3)] and delay.tolist() == [2]
+
+
+def test_delays_of_nothing_are_nothing():
+    for edge_index, lags in ((chain(0).edge_index, [1, 2]), (chain(1).edge_index, [1]), (chain(5).edge_index, [])):
+        found, delay = delays(edge_index, lags)
+        assert found.shape == (2, 0) and delay.shape == (0,) and found.dtype == delay.dtype == torch.long
+
+
+def test_delays_need_one_predecessor_and_lags_of_a_step_or_more():
+    with pytest.raises(ValueError, match=r"delays: node 2 has the predecessors \[0, 1\]; expected at most one"):
+        delays(torch.tensor([[0, 1], [2, 2]]), [1])
+    with pytest.raises(ValueError, match="delays: lag 0; expected 1 or more"):
+        delays(chain(3).edge_index, [0, 1])

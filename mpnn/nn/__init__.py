@@ -12,17 +12,21 @@ from mpnn.nn.gin import GIN
 from mpnn.nn.graph_network import GraphNetwork
 from mpnn.nn.gru import GRU
 from mpnn.nn.heads import LanguageModel, SequenceClassifier, Tagger, last_state
+from mpnn.nn.highway import Highway
 from mpnn.nn.jordan import Jordan
 from mpnn.nn.lstm import LSTM
 from mpnn.nn.mean import MeanNetwork
+from mpnn.nn.narx import AR, NARX
 from mpnn.nn.readout import EdgeReadout, GraphReadout, attention
 from mpnn.nn.recursive import RecNN
 from mpnn.nn.rnn import RNN
 from mpnn.nn.sage import GraphSAGE
+from mpnn.nn.tdnn import TDNN, Window
 from mpnn.nn.thread_lstm import GraphStructuredLSTM
 from mpnn.nn.tree_lstm import ChildSumTreeLSTM, NaryTreeLSTM, TreeGRU
 
 __all__ = [
+    "AR",
     "CRF",
     "Chebyshev",
     "ChildSumTreeLSTM",
@@ -38,18 +42,22 @@ __all__ = [
     "GRU",
     "GraphSAGE",
     "GraphStructuredLSTM",
+    "Highway",
     "Jordan",
     "LSTM",
     "LSTMAggregation",
     "LanguageModel",
     "LuongAttention",
     "MeanNetwork",
+    "NARX",
     "NaryTreeLSTM",
     "RNN",
     "RecNN",
     "SequenceClassifier",
     "Tagger",
+    "TDNN",
     "TreeGRU",
+    "Window",
     "across",
     "attention",
     "ctc_decode",
