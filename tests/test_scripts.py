@@ -44,6 +44,17 @@ def test_molecules_gives_a_row_a_model(mpnn_data, tmp_path, monkeypatch):
     assert all(row.keys() >= FIELDS and 0 < row["mean"] < 5 for row in rows)
 
 
+def test_charlm_learns_more_than_how_frequent_characters_are_and_writes(mpnn_data, tmp_path, monkeypatch):
+    rows = run("charlm", tmp_path, monkeypatch, "--smoke")
+    assert [row["model"] for row in rows] == ["unigram", "4-gram", "LSTM", "GRU"]
+    unigram, counts, *recurrent = rows
+    assert all(row.keys() >= FIELDS for row in rows) and counts["mean"] < unigram["mean"] < 5
+    for row in recurrent:
+        assert row["mean"] < unigram["mean"] - 0.3 and row["characters_a_second"] > 0
+        assert len((tmp_path / f"charlm-{row['model'].lower()}.txt").read_text()) >= 100
+    assert not list(tmp_path.rglob("*.pt"))
+
+
 def test_a_missing_data_set_ends_a_script_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setenv("MPNN_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="esol_graphs.npz"):

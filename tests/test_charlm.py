@@ -1,0 +1,112 @@
+"""The parts of the character language model: streams, state, counts, and a run that is killed."""
+
+import importlib.util
+import math
+import sys
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import mpnn
+
+
+@pytest.fixture(scope="module")
+def charlm():
+    path = Path(__file__).parent.parent / "scripts" / "charlm.py"
+    spec = importlib.util.spec_from_file_location("charlm", path)
+    module = sys.modules["charlm"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["charlm"]
+
+
+@pytest.fixture
+def tiny(charlm):
+    """A small text, and a recipe of seconds."""
+    known = mpnn.datasets.Vocabulary(["abcd "])
+    token = known("abcd abd bad cab dab " * 30)
+    text = charlm.Text(token[:400], token[399:500], token[499:], known)
+    return text, charlm.Config(seeds=1, epochs=3, hidden=8, streams=4, steps=8)
+
+
+def test_streams_are_stretches_of_the_text_and_every_token_is_followed_by_the_next(charlm):
+    chunks = charlm.Chunks(torch.arange(24), streams=3, steps=4)  # 23 to predict, 7 in each stream
+    rows = [(chunk.token.view(-1, 3), chunk.y.view(-1, 3)) for chunk in chunks]
+    token, y = (torch.cat(part).t() for part in zip(*rows, strict=True))
+    assert token.tolist() == [list(range(0, 7)), list(range(7, 14)), list(range(14, 21))]
+    assert torch.equal(y, token + 1)
+    assert [chunk.first for chunk in chunks] == [True, False] and len(chunks) == 2
+    for chunk in chunks:
+        src, dst = chunk.edge_index
+        assert torch.equal(chunk.token[dst], chunk.token[src] + 1) and torch.equal(chunk.batch[src], chunk.batch[dst])
+
+
+def test_bits_are_those_of_the_whole_text_read_at_once(charlm, tiny):
+    text, config = tiny
+    model = charlm.make("lstm", replace(config, dropout=0.0), len(text.known)).eval()
+    token, n = text.test[:41], 40
+    chain = mpnn.graphs.chain(n).edge_index
+    nats = F.cross_entropy(model(token[:-1], chain)[0], token[1:])
+    found = charlm.bits(model, charlm.Chunks(token, streams=1, steps=7))
+    assert found == pytest.approx(float(nats.detach()) / math.log(2), rel=1e-5)
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_result(charlm, tiny, tmp_path):
+    text, config = tiny
+
+    def run(checkpoint, **options):
+        torch.manual_seed(3)
+        model, speed = charlm.train(replace(config, **options), "gru", text, checkpoint)
+        assert speed > 0
+        return charlm.bits(model, charlm.Chunks(text.test, 2, 8))
+
+    whole = run(tmp_path / "whole.pt")
+    stop, fit = 2, charlm.fit
+
+    def killed(*arguments, progress=None, **options):
+        def last(metrics):
+            nonlocal stop
+            stop -= 1
+            if not stop:
+                raise KeyboardInterrupt
+
+        return fit(*arguments, progress=last, **options)
+
+    charlm.fit = killed
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "part.pt")
+    charlm.fit = fit
+    torch.randn(5)
+    assert run(tmp_path / "part.pt") == whole == run(tmp_path / "part.pt")
+
+
+def test_counting_is_witten_bell(charlm):
+    generator = np.random.default_rng(0)
+    train, token, order, size = generator.integers(0, 4, 60), generator.integers(0, 5, 30), 3, 5
+    following = defaultdict(Counter)
+    for n in range(order):
+        for k in range(n, len(train)):
+            following[tuple(train[k - n : k])][train[k]] += 1
+
+    def probability(word, context):
+        lower = probability(word, context[1:]) if context else 1 / size
+        seen = following[context]
+        return (seen[word] + len(seen) * lower) / (seen.total() + len(seen)) if seen else lower
+
+    bits = [-math.log2(probability(token[k], tuple(token[k - 2 : k]))) for k in range(order, len(token))]
+    assert charlm.n_gram(train, token, order, size) == pytest.approx(np.mean(bits))
+    for context in [(), (1,), (4,), (2, 3)]:
+        assert sum(probability(word, context) for word in range(size)) == pytest.approx(1)
+
+
+def test_text_is_written_in_known_characters(charlm, tiny):
+    text, config = tiny
+    known = mpnn.datasets.Vocabulary(["ab\n"])
+    model = charlm.make("gru", config, len(known))
+    written = charlm.write(model.eval(), known, replace(config, length=50))
+    assert set(written.replace("<unk>", "")) <= set("ab\n") and len(written) >= 50
