@@ -162,7 +162,7 @@ class Recurrent(MessagePassing):
     def _directions(self, edge_index: Any, schedule: Any) -> list[tuple[Any, Schedule | None]]:
         """The graph and the schedule, forwards and backwards."""
         if isinstance(edge_index, Plan):
-            return [(edge_index, schedule)] + [(edge_index.reverse, None)] * self.bidirectional
+            return [(edge_index, schedule), *([(edge_index.reverse, None)] if self.bidirectional else [])]
         rule = schedules.get(self.schedule if schedule is None else schedule)
         return [(edge_index, rule)] + [(edge_index, rule.reverse)] * self.bidirectional
 
