@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import mpnn.train
+
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 FIELDS = {"experiment", "dataset", "model", "metric", "mean", "std", "seeds", "published", "seconds"}
 
@@ -53,6 +55,53 @@ def test_charlm_learns_more_than_how_frequent_characters_are_and_writes(mpnn_dat
         assert row["mean"] < unigram["mean"] - 0.3 and row["characters_a_second"] > 0
         assert len((tmp_path / f"charlm-{row['model'].lower()}.txt").read_text()) >= 100
     assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_sst_gives_a_row_a_model_and_what_an_epoch_costs(mpnn_data, tmp_path, monkeypatch):
+    rows = run("sst", tmp_path, monkeypatch, "--smoke", "--task", "fine")
+    assert [row["model"] for row in rows] == ["bag", "recnn", "bilstm", "bilstm (torch.nn)", "tree-lstm"]
+    assert all(row.keys() >= FIELDS | {"epoch_seconds", "trees_per_second", "peak_mb", "runs"} for row in rows)
+    assert all(row["runs"][0]["test_phrases"] > 50 for row in rows)  # percent; neutral ones are 69
+
+
+def test_tagging_learns_and_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
+    (whole,) = run("tagging", tmp_path, monkeypatch, "--smoke")
+    assert whole.keys() >= FIELDS and whole["mean"] > 40  # percent; one chunk a word would have 30
+    save = mpnn.train._save
+
+    def killed(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mpnn.train, "_save", killed)
+        run("tagging", tmp_path, patch, "--smoke")
+    (resumed,) = run("tagging", tmp_path, monkeypatch, "--smoke")
+    assert (resumed["mean"], resumed["val"], resumed["epoch"]) == (whole["mean"], whole["val"], whole["epoch"])
+    assert not list(tmp_path.glob("tagging-*/*.pt"))
+
+
+def test_tagging_takes_characters_and_parts_of_speech_without_spans(mpnn_data, tmp_path, monkeypatch):
+    for dataset, metric in (("resume-ner", "entity F1 %"), ("ud-english-lines", "accuracy %")):
+        (row,) = run("tagging", tmp_path, monkeypatch, "--smoke", "--dataset", dataset)
+        assert row["metric"] == metric and row["mean"] > 40
+
+
+def test_listops_gives_accuracy_by_depth_and_draws_it(tmp_path, monkeypatch):
+    rows = run("listops", tmp_path, monkeypatch, "--smoke")
+    assert [row["model"] for row in rows] == ["tree-lstm", "lstm"]
+    assert all(row.keys() >= FIELDS and len(row["accuracy_by_depth"]) == 4 for row in rows)
+    assert (tmp_path / "listops-depth.png").stat().st_size > 10_000
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_gradients_vanish_explode_and_stay_as_their_networks_promise(mpnn_data, tmp_path, monkeypatch):
+    rows = {row["model"]: row for row in run("gradients", tmp_path, monkeypatch, "--smoke")}
+    assert all(row.keys() >= FIELDS for row in rows.values())
+    assert rows["RNN, tanh, 0.9"]["mean"] < rows["RNN, tanh, 0.9"]["gamma"] < 0.9
+    assert rows["LSTM"]["mean"] < 0.9 < rows["LSTM, forget bias 3"]["mean"] < 1.1 < rows["RNN, relu, 1.6"]["mean"]
+    assert rows["RNN, relu, 1.5, clip=1.0"]["mean"] == 0 < rows["RNN, relu, 1.5, clip=None"]["mean"]
+    assert rows["GCN, 4 layers"]["energy_before"][-1] < 0.1 * rows["GCN, 4 layers"]["energy_before"][0]
 
 
 def test_a_missing_data_set_ends_a_script_with_a_message(tmp_path, monkeypatch):
