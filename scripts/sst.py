@@ -16,8 +16,10 @@ phrases have no label and neutral sentences are left out::
 from __future__ import annotations
 
 import resource
+import shutil
 import statistics
 import time
+import zlib
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -35,7 +37,7 @@ from mpnn.loader import DataLoader
 from mpnn.train import fit
 
 MODELS = ["bag", "recnn", "bilstm", "torch", "tree-lstm"]
-RECIPE = ("vectors", "hidden", "batch_size", "lr", "word_lr", "decay", "dropout")
+RECIPE = ("vectors", "hidden", "batch_size", "lr", "word_lr", "decay", "dropout", "epochs", "patience")
 PUBLISHED = {("tree-lstm", "fine"): 51.0, ("tree-lstm", "binary"): 88.0}
 VECTORS = {
     "6B": ["glove.6B.50d"],
@@ -69,8 +71,6 @@ class Config(Options):
     """L2 penalty on all but the word vectors."""
     dropout: float = 0.5
     """On word vectors and on states."""
-    checkpoints: Path | None = None
-    """Folder for a checkpoint a run; a run that was killed goes on from there."""
 
 
 # Data -----------------------------------------------------------------------------------------------------------------
@@ -123,12 +123,10 @@ def treebank() -> dict[str, list[Data]]:
     return mpnn.datasets.load("sst")
 
 
-def embedding(config: Config, known: Vocabulary) -> tuple[nn.Embedding, Tensor]:
-    """Word vectors side by side, the unknown ones small and random; and which words have any."""
-    tables = [known.embedding(*word_vectors(name)) for name in VECTORS[config.vectors]]
-    weight = torch.cat([table.weight.detach() for table, _ in tables], dim=1)
-    found = torch.stack([found for _, found in tables]).any(0)
-    return nn.Embedding.from_pretrained(weight, freeze=False, sparse=True), found
+def embedding(config: Config, known: Vocabulary) -> nn.Embedding:
+    """Word vectors side by side; those of words without one are small and random."""
+    tables = [known.embedding(*word_vectors(name))[0].weight.detach() for name in VECTORS[config.vectors]]
+    return nn.Embedding.from_pretrained(torch.cat(tables, dim=1), freeze=False, sparse=True)
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
@@ -254,9 +252,11 @@ def optimiser(config: Config, model: Net) -> torch.optim.Optimizer:
     return torch.optim.Adagrad(groups, lr=config.lr)
 
 
-def train(config: Config, kind: str, parts: dict[str, list[Data]], known: Vocabulary, seed: int) -> tuple[dict, Net]:
+def train(
+    config: Config, kind: str, parts: dict[str, list[Data]], known: Vocabulary, checkpoint: Path
+) -> tuple[dict, Net]:
     """One run; accuracy on the test sentences at the best validation epoch, and what it cost."""
-    model = Net(kind, embedding(config, known)[0], config.hidden, classes(config), config.dropout)
+    model = Net(kind, embedding(config, known), config.hidden, classes(config), config.dropout)
     data = {part: [model.phrases.prepare(tree, known) for tree in trees] for part, trees in parts.items()}
     plans = {"schedule": model.phrases.schedule}
     batches = Clock(DataLoader(data["train"], config.batch_size, shuffle=True, **plans))
@@ -268,7 +268,6 @@ def train(config: Config, kind: str, parts: dict[str, list[Data]], known: Vocabu
     def evaluate(net):
         return dict(zip(("val", "val_phrases"), accuracy(net, val)))
 
-    checkpoint = config.checkpoints and config.checkpoints / f"sst-{config.task}-{kind}-{seed}.pt"
     done = fit(
         model, batches, loss, evaluate, optimiser(config, model), config.epochs,
         patience=config.patience, checkpoint=checkpoint,
@@ -282,22 +281,25 @@ def classes(config: Config) -> int:
 
 
 def experiment(config: Config, kind: str) -> dict:
-    """All seeds of one model on one task."""
+    """All seeds of one model on one task; the checkpoints go when all are done."""
     parts, known = load(config)
+    recipe = {name: getattr(config, name) for name in RECIPE}
+    checkpoints = config.out / f"sst-{config.task}-{kind}-{zlib.crc32(repr((recipe, config.smoke)).encode()):08x}"
     runs = []
 
     def run(seed: int) -> float:
-        result, model = train(config, kind, parts, known, seed)
+        result, model = train(config, kind, parts, known, checkpoints / f"{seed}.pt")
         runs.append((result, model))
         return result["test"]
 
     values, seconds = over_seeds(run, config, f"sst {config.task} {kind}")
+    shutil.rmtree(checkpoints)
     if config.picture and kind == "tree-lstm":
         picture(config, runs[-1][1], parts["test"], known)
     published = PUBLISHED.get((kind, config.task))
     name = "bilstm (torch.nn)" if kind == "torch" else kind
     more = costs([result.pop("seconds") for result, _ in runs], len(parts["train"]))
-    more |= {"runs": [result for result, _ in runs], "recipe": {name: getattr(config, name) for name in RECIPE}}
+    more |= {"runs": [result for result, _ in runs], "recipe": recipe}
     return report("sst", f"sst {config.task}", name, "accuracy %", values, seconds, published, **more)
 
 

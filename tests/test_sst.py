@@ -99,20 +99,18 @@ def test_a_phrase_of_a_tree_has_the_score_it_has_alone(script, trees, kind):
 
 
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(script, trees, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "embedding", lambda config, known: (nn.Embedding(len(known), 6, sparse=True), None))
-    config = script.Config(epochs=4, hidden=5, batch_size=2, word_lr=0.1)
+    monkeypatch.setattr(script, "embedding", lambda config, known: nn.Embedding(len(known), 6, sparse=True))
+    config = script.Config(hidden=5, batch_size=2)
     parts = {"train": trees * 3, "val": trees, "test": trees}
     known = Vocabulary([sst.plain(word) for word in tree.word if word] for tree in trees)
 
-    def outcome(folder, *epochs):
+    def outcome(path, *epochs):
         for last in epochs:
             torch.manual_seed(3)
-            run_of = script.replace(config, epochs=last, checkpoints=folder)
-            _, model = script.train(run_of, "tree-lstm", parts, known, 0)
-        state = torch.load(folder / "sst-all-tree-lstm-0.pt", weights_only=True)
-        return state["model"], model.state_dict()
+            _, model = script.train(script.replace(config, epochs=last), "tree-lstm", parts, known, path)
+        return torch.load(path, weights_only=True)["model"], model.state_dict()
 
-    whole, parted = outcome(tmp_path / "whole", 4), outcome(tmp_path / "parted", 1, 3, 4)
+    whole, parted = outcome(tmp_path / "whole.pt", 4), outcome(tmp_path / "parted.pt", 1, 3, 4)
     for one, other in zip(whole, parted, strict=True):
         for name, value in one.items():
             assert torch.equal(value, other[name]), name
