@@ -104,6 +104,15 @@ def test_gradients_vanish_explode_and_stay_as_their_networks_promise(mpnn_data, 
     assert rows["GCN, 4 layers"]["energy_before"][-1] < 0.1 * rows["GCN, 4 layers"]["energy_before"][0]
 
 
+def test_reddit_threads_gives_a_row_a_model(mpnn_data, tmp_path, monkeypatch):
+    rows = run("reddit_threads", tmp_path, monkeypatch, "--smoke", "--dataset", "college")
+    assert [row["model"] for row in rows] == [
+        "features", "graph tanh", "tree", "chain", "graph forward", "chain forward", "graph linear",
+    ]  # fmt: skip
+    assert all(row.keys() >= FIELDS and len(row["of_level"]) == 7 and 0 < row["mean"] < 60 for row in rows)
+    assert not list(tmp_path.glob("**/*.pt"))
+
+
 def test_a_missing_data_set_ends_a_script_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setenv("MPNN_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="esol_graphs.npz"):
