@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch_geometric.data import Data
 
-from mpnn.datasets import ogb, parse, plain, sick, split, sst, store, tagged, threads
+from mpnn.datasets import ogb, parse, plain, series, sick, split, sst, store, tagged, threads
 from mpnn.datasets.catalog import Card, File, Result, card, cards, names
 from mpnn.datasets.vectors import word_vectors
 from mpnn.datasets.vocabulary import Vocabulary
@@ -178,5 +178,7 @@ READERS = {
     "sst": sst.read,
     "threads": threads.read,
     "sick": sick.read,
+    "series": series.read,
+    "laser": series.laser,
 }
 BAGS_OF_WORDS = {"planetoid", "gnn_benchmark", "heterophilous"}
