@@ -59,9 +59,9 @@ def test_bits_are_those_of_the_whole_text_read_at_once(charlm, tiny):
 def test_a_run_that_is_killed_goes_on_to_the_same_result(charlm, tiny, tmp_path):
     text, config = tiny
 
-    def run(checkpoint, **options):
-        torch.manual_seed(3)
-        model, speed = charlm.train(replace(config, **options), "gru", text, checkpoint)
+    def run(checkpoint, seed=3):
+        torch.manual_seed(seed)
+        model, speed = charlm.train(config, "gru", text, checkpoint)
         assert speed > 0
         return charlm.bits(model, charlm.Chunks(text.test, 2, 8))
 
@@ -81,8 +81,8 @@ def test_a_run_that_is_killed_goes_on_to_the_same_result(charlm, tiny, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "part.pt")
     charlm.fit = fit
-    torch.randn(5)
-    assert run(tmp_path / "part.pt") == whole == run(tmp_path / "part.pt")
+    later = [run(tmp_path / "part.pt", seed=4) for _ in range(2)]  # what was saved decides, not the seed
+    assert later == [whole, whole]
 
 
 def test_counting_is_witten_bell(charlm):

@@ -120,6 +120,18 @@ def test_a_search_stops_when_nothing_better_can_come():
     assert best.tokens == [] and best.ended and step.calls < 10
 
 
+def test_a_search_goes_on_while_the_penalty_may_make_a_longer_sequence_win():
+    first, later = torch.tensor([0.0, 0.55, 0.45]).log(), torch.tensor([0.0, 0.0, 1.0]).log()
+
+    def step(token, state):
+        return torch.stack([first if t == BEGIN else later for t in token.tolist()]), state
+
+    ((best,),) = beam(step, (torch.zeros(1),), BEGIN, END, 8, 1, length_penalty=2.0)
+    assert best.tokens == [2] * 8 and not best.ended
+    ((best,),) = beam(step, (torch.zeros(1),), BEGIN, END, 8, 1)
+    assert best.tokens == [] and best.ended
+
+
 def test_greedy_stops_when_all_have_ended():
     step = Counted(2, 3, 0)
     step.table[:, :, END] = 20.0
