@@ -84,7 +84,7 @@ def test_tagging_learns_and_goes_on_where_it_was_killed(mpnn_data, tmp_path, mon
 def test_tagging_takes_characters_and_parts_of_speech_without_spans(mpnn_data, tmp_path, monkeypatch):
     for dataset, metric in (("resume-ner", "entity F1 %"), ("ud-english-lines", "accuracy %")):
         (row,) = run("tagging", tmp_path, monkeypatch, "--smoke", "--dataset", dataset)
-        assert row["metric"] == metric and row["mean"] > 40
+        assert row["metric"] == metric and row["mean"] > 10
 
 
 def test_listops_gives_accuracy_by_depth_and_draws_it(tmp_path, monkeypatch):
@@ -111,29 +111,6 @@ def test_reddit_threads_gives_a_row_a_model(mpnn_data, tmp_path, monkeypatch):
     ]  # fmt: skip
     assert all(row.keys() >= FIELDS and len(row["of_level"]) == 7 and 0 < row["mean"] < 60 for row in rows)
     assert not list(tmp_path.glob("**/*.pt"))
-
-
-def test_tagging_learns_and_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
-    (whole,) = run("tagging", tmp_path, monkeypatch, "--smoke")
-    assert whole.keys() >= FIELDS and whole["mean"] > 40  # percent; one chunk a word would have 30
-    save = mpnn.train._save
-
-    def killed(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(mpnn.train, "_save", killed)
-        run("tagging", tmp_path, patch, "--smoke")
-    (resumed,) = run("tagging", tmp_path, monkeypatch, "--smoke")
-    assert (resumed["mean"], resumed["val"], resumed["epoch"]) == (whole["mean"], whole["val"], whole["epoch"])
-    assert not list(tmp_path.glob("tagging-*/*.pt"))
-
-
-def test_tagging_takes_characters_and_parts_of_speech_without_spans(mpnn_data, tmp_path, monkeypatch):
-    for dataset, metric in (("resume-ner", "entity F1 %"), ("ud-english-lines", "accuracy %")):
-        (row,) = run("tagging", tmp_path, monkeypatch, "--smoke", "--dataset", dataset)
-        assert row["metric"] == metric and row["mean"] > 10
 
 
 def test_a_missing_data_set_ends_a_script_with_a_message(tmp_path, monkeypatch):
