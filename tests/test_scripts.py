@@ -104,6 +104,13 @@ def test_gradients_vanish_explode_and_stay_as_their_networks_promise(mpnn_data, 
     assert rows["GCN, 4 layers"]["energy_before"][-1] < 0.1 * rows["GCN, 4 layers"]["energy_before"][0]
 
 
+def test_series_gives_two_rows_a_model_and_a_picture(mpnn_data, tmp_path, monkeypatch):
+    rows = run("series", tmp_path, monkeypatch, "--smoke", "--dataset", "santafe-laser")
+    assert [row["model"] for row in rows[::2]] == ["AR", "TDNN", "NARX", "LSTM"]
+    assert all(row.keys() >= FIELDS and 0 < row["mean"] < 1000 for row in rows)
+    assert (tmp_path / "series-santafe-laser.png").stat().st_size > 20_000
+
+
 def test_reddit_threads_gives_a_row_a_model(mpnn_data, tmp_path, monkeypatch):
     rows = run("reddit_threads", tmp_path, monkeypatch, "--smoke", "--dataset", "college")
     assert [row["model"] for row in rows] == [
