@@ -244,4 +244,4 @@ def test_the_log_probability_of_what_was_written_is_that_of_teacher_forcing(reve
     for done, s in zip(decode.greedy(*model.begin(batch), BEGIN, END, 8), unseen, strict=False):
         pair = sequence_pair(s, done.tokens, BEGIN, END)
         forced = -F.cross_entropy(model(pair), pair["target"].y, reduction="sum")
-        assert done.ended and math.isclose(done.log_prob, float(forced), abs_tol=1e-4)
+        assert done.ended and math.isclose(done.log_prob, forced.item(), abs_tol=1e-4)
