@@ -43,7 +43,7 @@ class Config(Options):
     """A character language model of Shakespeare."""
 
     seeds: int = 1
-    epochs: int = 6
+    epochs: int = 15
     patience: int = 3
     model: Literal["unigram", "n-gram", "lstm", "gru", "all"] = "all"
     """Model."""
