@@ -120,6 +120,16 @@ def test_reddit_threads_gives_a_row_a_model(mpnn_data, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("**/*.pt"))
 
 
+def test_sick_gives_a_row_a_model_with_three_metrics(mpnn_data, tmp_path, monkeypatch):
+    rows = run("sick", tmp_path, monkeypatch, "--smoke")
+    names = ["mean of the words", "LSTM", "bidirectional LSTM", "constituency Tree-LSTM", "dependency Tree-LSTM"]
+    assert [row["model"] for row in rows] == names
+    for row in rows:
+        assert row.keys() >= FIELDS and row["mean"] > 20 and row["mse"]["mean"] < 1
+        assert row["spearman_x_100"]["mean"] > 20 and row["pairs_a_second"] > 0
+    assert not list(tmp_path.rglob("*.pt"))
+
+
 def test_a_missing_data_set_ends_a_script_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setenv("MPNN_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="esol_graphs.npz"):
