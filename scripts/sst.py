@@ -323,15 +323,17 @@ def picture(config: Config, model: Net, trees: list[Data], known: Vocabulary) ->
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    tree = max(trees, key=lambda tree: (len(tree.y.unique()), -tree.num_nodes))  # the shortest with all classes
+    long = [tree for tree in trees if tree.num_nodes > 20] or trees
+    tree = max(long, key=lambda tree: (len(tree.y.unique()), -tree.num_nodes))  # the shortest of these with all classes
     (batch,) = DataLoader([model.phrases.prepare(tree, known)], 1, schedule=model.phrases.schedule)
     top = classes(config) - 1
     with torch.no_grad():
         chances = model(batch).softmax(1)
-    shades = {"true": tree.y / top, "predicted": (chances * torch.arange(top + 1)).sum(1) / top}
-    figure, axes = plt.subplots(1, 2, figsize=(14, 6))
+    true = torch.where(tree.y < 0, 0.5, tree.y / top)  # with two classes neutral phrases have no label
+    shades = {"true": true, "predicted, red for negative": (chances * torch.arange(top + 1)).sum(1) / top}
+    figure, axes = plt.subplots(1, 2, figsize=(16, 7))
     for ax, (title, shade) in zip(axes, shades.items(), strict=True):
-        colour = plt.get_cmap("RdYlGn")(shade.clamp(0, 1).numpy())[:, :3]
+        colour = plt.get_cmap("RdYlGn")(shade.numpy())[:, :3]
         mpnn.draw(tree, ax=ax, color=torch.tensor(colour), labels=[word or "" for word in tree.word])
         ax.set_title(title)
     config.out.mkdir(parents=True, exist_ok=True)
