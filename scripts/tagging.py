@@ -274,9 +274,11 @@ def picture(config: Config, corpus: Corpus, model: Tagger) -> Path:
     batch = collate([corpus.test[number]], "topological")
     with torch.no_grad():
         p = model.crf.marginals(model(batch), batch.plan)
-    kept = (p.amax(0) > 0.02).nonzero().flatten()
+    kept = torch.cat([(p.amax(0) > 0.02).nonzero().flatten(), batch.y]).unique()
     words = [corpus.forms[k] for k in batch.form.tolist()]
-    scores = model.crf.transition.detach().masked_fill(corpus.forbidden[:-1, :-1], float("nan"))
+    scores = model.crf.transition.detach().clone()
+    if corpus.forbidden is not None:
+        scores[corpus.forbidden[:-1, :-1]] = torch.nan
     figure, (left, right) = plt.subplots(1, 2, figsize=(15, 6.5), width_ratios=[1, 1.1])
     shown = left.imshow(scores, cmap="RdBu_r", vmin=-2, vmax=2)
     figure.colorbar(shown, ax=left, shrink=0.8)
