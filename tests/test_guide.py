@@ -11,3 +11,11 @@ def test_the_program_on_tasks_runs():
     (program,) = (text for text in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S) if "beam" in text)
     exec(compile(program, "guide.md", "exec"), names)
     assert names["loss"] > 0 and len(names["best"]) == 1 and len(names["best"][0]) == 4
+
+
+def test_the_program_on_open_and_closed_loops_runs():
+    names = {}
+    (program,) = (text for text in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S) if "NARX" in text)
+    exec(compile(program, "guide.md", "exec"), names)
+    forecast, y, ahead = names["forecast"], names["y"], names["one_step_ahead"]
+    assert (forecast[:10] == y[:10]).all() and (forecast[10] - ahead[10]).abs() < 1e-5 and forecast[19] != ahead[19]
