@@ -3,8 +3,8 @@
 Chains: the norm of d h_t / d h_k against the distance t - k, for the last node t of a chain with random inputs, and the
 factor a step by which it changes. Of a simple network (RNN) gamma = ||diag(f'(z)) U^T||, mean over the nodes, stands
 beside it: below 1 the gradient vanishes, above 1 it may explode, or not. U is a random orthogonal matrix times the
-number in the row's name. The residual network is h + f(W x + U h), so a step is near the identity. No network is
-trained here.
+number in the row's name. An LSTM whose forget gates start around one half forgets as fast as the RNN; with a bias of 3
+on them it keeps. The residual network is h + f(W x + U h), so a step is near the identity. No network is trained here.
 
 Clipping: a rectified network whose gradient explodes is to give the last of 30 inputs, which have variance 1, with
 plain gradient descent. The row has the share of runs whose loss leaves the numbers, without and with ``fit(clip=1.0)``.
@@ -256,6 +256,7 @@ def picture(config: Config, shown: dict[str, Tensor], rows: list[dict]) -> None:
     right.errorbar(config.depths, [row["mean"] for row in rows], [row["std"] for row in rows], marker="o", capsize=3)
     right.set(xlabel="layers", xscale="log", ylabel="test accuracy, %", ylim=(0, 100))
     right.set_xticks(config.depths, map(str, config.depths))
+    right.minorticks_off()
     config.out.mkdir(parents=True, exist_ok=True)
     figure.savefig(config.out / "gradients-cora.png", dpi=130)
 

@@ -238,6 +238,7 @@ def picture(config: Config, rows: list[dict]) -> Path:
         axes.fill_between(depth, curves.amin(0), curves.amax(0), alpha=0.2)
     axes.axvline(config.depth + 0.5, color="grey", linestyle=":", label="deepest in training")
     axes.axhline(10, color="grey", linewidth=0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel=f"depth: nested {', '.join(OPERATORS)}", ylabel="accuracy, %", ylim=(0, 102))
     axes.legend()
     path = config.out / "listops-depth.png"

@@ -105,8 +105,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(listops, tmp_path, mon
     config = replace(listops.Config(), epochs=4, depth=2, beyond=0, train=60, test=20, hidden=8)
     data = {part: listops.batches(expressions, "lstm", 20) for part, expressions in listops.draw(config).items()}
 
-    def weights(checkpoint):
-        torch.manual_seed(0)
+    def weights(checkpoint, seed=0):
+        torch.manual_seed(seed)
         model = listops.train(config, "lstm", data, checkpoint)
         return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
@@ -121,4 +121,4 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(listops, tmp_path, mon
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(listops, "right", killed)
         weights(tmp_path / "killed.pt")
-    assert torch.equal(weights(tmp_path / "killed.pt"), whole)
+    assert torch.equal(weights(tmp_path / "killed.pt", seed=1), whole)  # all that counts is in the checkpoint
