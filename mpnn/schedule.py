@@ -11,6 +11,7 @@ schedule               level of a node                                         f
 ``topological``        length of the longest path that ends in it              chains, trees, DAGs
 ``ordered(priority)``  earliest that gives the one-after-the-other result      Graph LSTM, asynchronous updates
 ``by(values)``         rank of its value among all values                      graphs in time, layered graphs
+``coloured``           its colour, which no neighbour shares                   sweeps, Gibbs sampling, relaxation
 ====================== ======================================================= =======================================
 
 Every schedule has a ``reverse``: the pass run backwards, with each edge turned round and the nodes in opposite order.
@@ -24,6 +25,8 @@ Example:
     tensor([2, 1, 0])
     >>> by(torch.tensor([1990.0, 1995.0, 1990.0]))(edge_index, num_nodes=3)
     tensor([0, 1, 0])
+    >>> coloured(torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]]), num_nodes=4)
+    tensor([0, 1, 0, 1])
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from torch import Tensor
 
 from mpnn.graph import edges_of, names_of, nodes_of
 
-__all__ = ["CycleError", "Schedule", "by", "get", "ordered", "synchronous", "topological"]
+__all__ = ["CycleError", "Schedule", "by", "coloured", "get", "ordered", "synchronous", "topological"]
 
 NARROW = 48  # a frontier with fewer edges than this is walked edge by edge; array operations would cost more
 
@@ -55,7 +58,7 @@ class Schedule:
     """A rule that gives every node of a graph its level.
 
     Args:
-        name: ``"synchronous"``, ``"topological"``, ``"ordered"`` or ``"by"``.
+        name: ``"synchronous"``, ``"topological"``, ``"ordered"``, ``"by"`` or ``"coloured"``.
         values: one number a node for ``ordered`` and ``by``, or the name of the field of the data that holds them.
         descending: for ``ordered``, whether the largest value fires first.
         turned: whether the pass runs backwards: edges turned, order reversed.
@@ -100,10 +103,11 @@ class Schedule:
             return src.new_zeros(num_nodes)
         if self.name == "topological":
             return _longest_path(src, dst, num_nodes, None, graph)
+        if self.name == "coloured":
+            return self._turn(_colours(src, dst, num_nodes))
         values = self._checked(num_nodes)
         if self.name == "by":
-            level = torch.unique(values, return_inverse=True)[1].to(src.device)
-            return level.max() - level if self.turned and num_nodes else level
+            return self._turn(torch.unique(values, return_inverse=True)[1].to(src.device))
         rank = torch.empty(num_nodes, dtype=torch.long)
         rank[torch.sort(values.cpu(), descending=self.descending, stable=True).indices] = torch.arange(num_nodes)
         rank = (num_nodes - 1 - rank if self.turned else rank).to(src.device)
@@ -112,6 +116,9 @@ class Schedule:
         forward = rank[src] < rank[dst]
         first, second = torch.where(forward, src, dst), torch.where(forward, dst, src)
         return _longest_path(first, second, num_nodes, forward, graph)  # 1: must be later; 0: must not be earlier
+
+    def _turn(self, level: Tensor) -> Tensor:
+        return level.max() - level if self.turned and level.numel() else level
 
     def _checked(self, num_nodes: int) -> Tensor:
         values = self.values
@@ -155,6 +162,13 @@ topological = Schedule("topological")
 A cycle is an error.
 """
 
+coloured = Schedule("coloured")
+"""Nodes of one colour fire together, colour after colour, and no two neighbours share one: a sweep over all nodes in
+which each reads what its neighbours have at that moment. The result is that of one node after the other in the order
+of colours. The colouring is greedy, nodes with most edges first (Welsh & Powell 1967, doi:10.1093/comjnl/10.1.85),
+equal ones by index: at most one colour more than the largest number of neighbours.
+"""
+
 
 def ordered(priority: Tensor | str, descending: bool = True) -> Schedule:
     """Nodes fire one after the other, highest priority first; run in the fewest frontiers that give the same result.
@@ -185,13 +199,29 @@ def get(schedule: str | Schedule | Tensor) -> Schedule:
         return schedule
     if isinstance(schedule, Tensor):
         return by(schedule)
-    known = {"synchronous": synchronous, "topological": topological}
+    known = {"synchronous": synchronous, "topological": topological, "coloured": coloured}
     if schedule not in known:
         raise ValueError(
-            f"schedule={schedule!r} is unknown; expected 'synchronous', 'topological', a tensor of levels, or a "
-            "schedule such as mpnn.schedule.ordered(priority) or mpnn.schedule.by(values)."
+            f"schedule={schedule!r} is unknown; expected 'synchronous', 'topological', 'coloured', a tensor of levels, "
+            "or a schedule such as mpnn.schedule.ordered(priority) or mpnn.schedule.by(values)."
         )
     return known[schedule]
+
+
+def _colours(src: Tensor, dst: Tensor, num_nodes: int) -> Tensor:
+    """The smallest colour that no neighbour coloured before has; nodes with most edges come first."""
+    ends = torch.stack([torch.cat([src, dst]), torch.cat([dst, src])])[:, (src != dst).repeat(2)].cpu()
+    ends = ends[:, torch.argsort(ends[0], stable=True)]
+    degree = torch.bincount(ends[0], minlength=num_nodes)
+    stop = degree.cumsum(0).tolist()
+    neighbours, colour = memoryview(ends[1].numpy()), [-1] * num_nodes
+    for node in torch.sort(degree, descending=True, stable=True).indices.tolist():
+        taken = {colour[j] for j in neighbours[stop[node - 1] if node else 0 : stop[node]]}
+        mine = 0
+        while mine in taken:
+            mine += 1
+        colour[node] = mine
+    return torch.tensor(colour, dtype=torch.long, device=src.device)
 
 
 def _longest_path(src: Tensor, dst: Tensor, num_nodes: int, later: Tensor | None, graph: Any) -> Tensor:

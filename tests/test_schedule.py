@@ -14,7 +14,7 @@ from torch_geometric.data import Batch, Data
 
 import mpnn
 import mpnn.convert
-from mpnn.schedule import CycleError, by, ordered, synchronous, topological
+from mpnn.schedule import CycleError, by, coloured, ordered, synchronous, topological
 
 RUNS = settings(max_examples=40)
 NARROW = mpnn.schedule.NARROW
@@ -240,6 +240,47 @@ def test_reversed_ordered_is_ordered_upwards_on_turned_edges_where_no_two_tie(gr
     assert ordered(priority).reverse(graph).tolist() == upwards.tolist()
 
 
+# coloured -------------------------------------------------------------------------------------------------------------
+
+
+@RUNS
+@given(st.one_of(digraphs(), undirected()))
+def test_colours_are_those_of_networkx_greedy_in_the_order_of_degree(graph):
+    net = nx.MultiGraph()
+    net.add_nodes_from(range(graph.num_nodes))
+    net.add_edges_from((a, b) for a, b in graph.edge_index.t().tolist() if a != b)
+    expected = nx.greedy_color(net, lambda net, _: sorted(net, key=lambda i: (-net.degree(i), i)))
+    assert coloured(graph).tolist() == [expected[i] for i in range(graph.num_nodes)]
+
+
+@RUNS
+@given(digraphs(min_nodes=1))
+def test_no_two_neighbours_share_a_colour_and_reversed_colours_count_down(graph):
+    level, (src, dst) = coloured(graph), graph.edge_index
+    assert (level[src] != level[dst])[src != dst].all()
+    assert coloured.reverse(graph).tolist() == (level.max() - level).tolist()
+
+
+@RUNS
+@given(st.one_of(digraphs(min_nodes=1), undirected()), seeds, st.booleans())
+def test_a_sweep_over_colours_is_one_node_after_the_other_in_their_order(graph, seed, turn):
+    generator, rule = torch.Generator().manual_seed(seed), coloured.reverse if turn else coloured
+    x, h, c = (normal(generator, graph.num_nodes, 2) for _ in range(3))
+    w = normal(generator, graph.num_edges)
+    order = sorted(range(graph.num_nodes), key=rule(graph).tolist().__getitem__)
+    with mpnn.engine("wavefront"):
+        ours = Averaging().propagate(graph.edge_index, schedule=rule, x=x, h=h, c=c, w=w)
+    assert_same(ours, one_after_the_other(graph, order, x, h, c, w, turn), [x, h, c, w])
+
+
+def test_a_long_chain_and_a_wide_star_are_coloured_quickly():
+    began = time.process_time()
+    path = torch.arange(200_000)
+    assert coloured(torch.stack([path[:-1], path[1:]]), num_nodes=200_000).max() == 1
+    assert coloured(torch.stack([path, path * 0]), num_nodes=200_000).sum() == 199_999
+    assert time.process_time() - began < 10
+
+
 # by -------------------------------------------------------------------------------------------------------------------
 
 
@@ -275,7 +316,7 @@ def test_values_that_do_not_fit_the_graph_are_refused(make):
 
 
 def test_unknown_schedules_and_unknown_sizes_are_refused():
-    with pytest.raises(ValueError, match="schedule='toplogical' is unknown; expected 'synchronous', 'topological'"):
+    with pytest.raises(ValueError, match="'toplogical' is unknown; expected 'synchronous', 'topological', 'coloured'"):
         mpnn.schedule.get("toplogical")
     with pytest.raises(ValueError, match="topological: num_nodes is not known"):
         topological(torch.tensor([[0], [1]]))
@@ -292,8 +333,8 @@ def test_levels_of_a_batch_are_those_of_its_graphs_one_after_the_other(graphs, d
     for graph in graphs:
         graph.rank = data.draw(priorities(graph.num_nodes)).double()
     batch = Batch.from_data_list(graphs)
-    for schedule in (topological, ordered("rank"), synchronous):
-        schedule = schedule.reverse if turn else schedule
+    for schedule in (topological, ordered("rank"), synchronous, coloured):
+        schedule = schedule.reverse if turn and schedule is not coloured else schedule
         alone = [schedule(graph) for graph in graphs]
         assert schedule(batch).tolist() == torch.cat(alone).tolist()
         assert mpnn.plan(batch, schedule).num_levels == max(int(level.max()) + 1 for level in alone)
@@ -311,5 +352,5 @@ def test_levels_kept_in_the_data_survive_collation_and_run_the_batch(graphs):
 
 
 def test_a_schedule_prints_what_it_is():
-    assert repr(topological.reverse) == "topological.reverse"
+    assert repr(topological.reverse) == "topological.reverse" and repr(coloured) == "coloured"
     assert repr(ordered("rank")) == "ordered(rank)" and repr(by(torch.zeros(2))) == "by(values)"
