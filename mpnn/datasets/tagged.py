@@ -39,7 +39,7 @@ def columns(text: str, names: Sequence[str], separator: str = " ") -> list[Data]
 def _blocks(text: str, names: Sequence[str], separator: str) -> Iterator[list[list[str]]]:
     rows = []
     for number, line in enumerate([*text.split("\n"), ""], start=1):  # other line breaks may be words
-        if line.strip("\r "):
+        if line.strip():
             rows.append(line.rstrip("\r").split(separator))
             if len(rows[-1]) != len(names):
                 raise ValueError(

@@ -28,8 +28,9 @@ def test_sentences_are_chains_with_a_list_for_each_column():
 
 
 def test_windows_line_ends_a_missing_last_newline_and_words_that_are_spaces_are_read():
-    (data,) = tagged.columns("a\u00a0b O\r\n\u3000 O", ("word", "tag"))  # no-break and ideographic space
-    assert data.word == ["a\u00a0b", "\u3000"] and data.tag == ["O", "O"]
+    spaces = ["a\u00a0b", "\u3000", "\u2028"]  # a no-break space, an ideographic one, a separator of lines
+    (data,) = tagged.columns("\r\n".join(f"{word} O" for word in spaces), ("word", "tag"))
+    assert data.word == spaces and data.tag == ["O"] * 3
     assert tagged.columns("", ("word", "tag")) == []
 
 
@@ -59,6 +60,7 @@ def test_spans_count_if_ends_and_kind_are_right():
     bmes = [["B-X", "M-X", "M-X", "E-X", "S-X", "B-X", "E-X"]]
     assert tagged.entity_f1(bmes, bmes) == 100
     assert tagged.entity_f1(bmes, [["B-X", "M-X", "E-X", "O", "S-X", "B-X", "E-X"]]) == pytest.approx(200 / 3)
+    assert tagged.entity_f1([["B-X", "E-X"] * 2], [["B-X", "M-X", "B-X", "E-X"]]) == 100  # M may end one, as I may
     assert tagged.entity_f1(bmes, [["S-X"] * 7]) == pytest.approx(20)  # 1 of 3 found, 1 of 7 right
 
 
