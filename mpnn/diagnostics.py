@@ -291,7 +291,7 @@ def _fields(layer: MessagePassing, fields: Sequence[str] | None) -> list[int]:
 
 
 def _joined(out: Sequence[Tensor]) -> Tensor:
-    return torch.cat([value.flatten(1) for value in out], dim=1)
+    return torch.cat([value.flatten(1) for value in out if value is not None], dim=1)
 
 
 def hops(edge_index: Any, num_nodes: int, target: Sequence[int] | Tensor) -> Tensor:

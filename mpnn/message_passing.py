@@ -118,6 +118,15 @@ class MessagePassing(nn.Module):
             )
         return like.new_zeros(1, width).expand(num_nodes, width)
 
+    def kernel(self) -> Callable | None:
+        """The function of torch that the layer is on chains, as ``torch.lstm``, for one layer in one direction.
+
+        None, unless redefined. A layer that has one gives ``propagate`` the fields wx, a :func:`~mpnn.rowwise` of the
+        inputs, w, which holds weight_ih, weight_hh, bias_ih and bias_hh, and the initial states, h0 for h; and the
+        kernel keeps the first field of the state only. A subclass that redefines a hook is not that cell any more.
+        """
+        return None
+
     def propagate(
         self,
         edge_index: Any,
@@ -125,6 +134,7 @@ class MessagePassing(nn.Module):
         num_nodes: Size | None = None,
         batch: Tensor | None = None,
         num_graphs: int | None = None,
+        only: tuple[str, ...] | None = None,
         **fields: Any,
     ) -> Any:
         """Runs the hooks over the graph, level by level.
@@ -135,6 +145,8 @@ class MessagePassing(nn.Module):
             num_nodes: needed only if no node field is a tensor; ``(sources, targets)`` for a bipartite graph.
             batch: ``(N,)`` the graph of each node, for graph fields.
             num_graphs: number of graphs; unless given, read from the graph fields.
+            only: the state fields that are asked for, unless given all; the others may be None in what is returned, as
+                some ways of running do not keep them.
             fields: node fields ``(N, ...)`` (or a pair of source and target fields for a bipartite graph), edge fields
                 ``(E, ...)`` (or ``{edge type: (E, ...)}``), graph fields ``(B, ...)``, and anything without rows.
 
@@ -149,7 +161,7 @@ class MessagePassing(nn.Module):
         """
         size = self._size(edge_index, num_nodes, fields)
         plan = self._plan(edge_index, schedule, size)
-        call = Call(self, plan, dict(fields), batch, num_graphs)
+        call = Call(self, plan, dict(fields), batch, num_graphs, only)
         result = run(call)
         nodes = result.nodes if len(result.nodes) > 1 else result.nodes[0]
         if self.hooks.edge_update is None and self.hooks.global_update is None:

@@ -83,15 +83,14 @@ def test_a_linear_rnn_has_the_norms_of_the_powers_of_its_weight(norm, order):
 @pytest.mark.parametrize("k", [0, 3])
 def test_state_sensitivity_is_the_quotient_of_small_differences(make, k):
     layer, x, step = randomised(make(3, 4)), inputs(6), 1e-6
-    state = layer(x, CHAIN)
-    state = state if isinstance(state, tuple) else (state,)
+    state = [field[0] for field in layer.states(x, CHAIN)]
     at_k, width = torch.cat([field[k] for field in state]).detach(), 4
 
     def rest(start):
         """The last state from the state at k: the chain behind k, with this as initial state."""
         initial = {f"{name}0": start[width * n : width * (n + 1)].view(1, 1, -1) for n, name in enumerate(layer.state)}
-        out = layer(x[k + 1 :], mpnn.graphs.chain(5 - k).edge_index, **initial)
-        return torch.cat([field[-1] for field in (out if isinstance(out, tuple) else (out,))]).detach()
+        out = layer.states(x[k + 1 :], mpnn.graphs.chain(5 - k).edge_index, **initial)
+        return torch.cat([field[0, -1] for field in out]).detach()
 
     nudges = step * torch.eye(len(at_k), dtype=torch.float64)
     jacobian = torch.stack([(rest(at_k + e) - rest(at_k - e)) / (2 * step) for e in nudges], dim=1)
@@ -217,7 +216,7 @@ def test_probes_estimate_the_norm_and_more_are_closer():
 
 
 def test_results_of_several_fields_are_joined():
-    layer, x = randomised(mpnn.nn.LSTM(3, 4)), inputs(6)
+    layer, x = randomised(mpnn.nn.ChildSumTreeLSTM(3, 4)), inputs(6)
     whole = torch.autograd.functional.jacobian(lambda v: torch.cat(layer(v, CHAIN), dim=1)[5], x)
     assert_close(input_sensitivity(layer, x, CHAIN).norm[0], whole.square().sum((0, 2)).sqrt(), "h and c")
 

@@ -7,6 +7,7 @@ reference     everything                                   Python loops over nod
 wavefront     everything                                   one step a level, O(nodes + edges) time and memory
 spmm          one level of structured messages, summed     sparse products; nothing that is edges by features
               or averaged
+packed        chains with a cell that torch has            torch's recurrent kernels on blocks of steps by chains
 ============= ============================================ ==========================================================
 """
 
@@ -16,13 +17,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mpnn.engine.call import Call, Result, rowwise
+from mpnn.engine.packed import described, not_packed, packed
 from mpnn.engine.reference import reference
 from mpnn.engine.spmm import spmm
 from mpnn.engine.wavefront import wavefront
 
 __all__ = ["Call", "Result", "choose", "engine", "rowwise", "run"]
 
-WAYS = {"reference": reference, "wavefront": wavefront, "spmm": spmm}
+WAYS = {"reference": reference, "wavefront": wavefront, "spmm": spmm, "packed": packed}
 
 _forced: str | None = None
 
@@ -32,7 +34,7 @@ def engine(name: str) -> Iterator[None]:
     """Forces one way of running for all passes inside the ``with`` block.
 
     Args:
-        name: ``"reference"``, ``"wavefront"`` or ``"spmm"``.
+        name: ``"reference"``, ``"wavefront"``, ``"spmm"`` or ``"packed"``.
 
     Raises:
         ValueError: the name is unknown; or, when a pass is run, that way cannot run it (the error says why).
@@ -56,24 +58,36 @@ def engine(name: str) -> Iterator[None]:
         _forced = before
 
 
-def choose(layer, plan) -> tuple[str, str]:
-    """The way of running that is picked for a layer on a plan, and the reason in words."""
-    obstacle = _not_spmm(layer, plan)
-    if _forced == "spmm" and obstacle:
-        raise ValueError(
-            f"engine('spmm') cannot run {type(layer).__name__}: {obstacle}. Use 'wavefront' or 'reference'."
-        )
+def choose(layer, plan, only: tuple[str, ...] | None = None) -> tuple[str, str]:
+    """The way of running that is picked for a layer on a plan, and the reason in words.
+
+    ``only`` are the state fields that are asked for; None stands for those that the layer itself asks for.
+    """
+    way, obstacle = _pick(layer, plan, only)
     if _forced:
-        return _forced, "forced by mpnn.engine"
-    if not obstacle:
-        return "spmm", "one level, and messages are a weight times a value: sparse products"
+        return way, "forced by mpnn.engine"
+    if way == "spmm":
+        return way, "one level, and messages are a weight times a value: sparse products"
+    if way == "packed":
+        return way, described(layer, plan)
     levels = (
         f"{plan.num_levels} levels, frontier by frontier" if plan.num_levels > 1 else "one level, all edges at once"
     )
-    return "wavefront", f"{levels} (no sparse product: {obstacle})"
+    return way, f"{levels} (no {'sparse product' if layer.kernel() is None else 'kernel of torch'}: {obstacle})"
 
 
-def _not_spmm(layer, plan) -> str | None:
+def _pick(layer, plan, only: tuple[str, ...] | None) -> tuple[str, str | None]:
+    """The way of running, and what is in the way of a faster one."""
+    way = _forced or ("spmm" if layer.kernel() is None else "packed")
+    obstacle = LIMITS[way](layer, plan, only) if way in LIMITS else None
+    if obstacle and _forced:
+        raise ValueError(
+            f"engine({way!r}) cannot run {type(layer).__name__}: {obstacle}. Use 'wavefront' or 'reference'."
+        )
+    return "wavefront" if obstacle else way, obstacle
+
+
+def _not_spmm(layer, plan, only) -> str | None:
     """Why messages cannot be summed by a sparse product, if so."""
     if plan.num_levels > 1:
         return f"there are {plan.num_levels} levels"
@@ -84,6 +98,12 @@ def _not_spmm(layer, plan) -> str | None:
     return "edge_update asks for the messages" if layer.hooks.edge_update else None
 
 
+LIMITS = {"spmm": _not_spmm, "packed": not_packed}  # of the ways that do not run everything
+
+
 def run(call: Call) -> Result:
     """Runs a call the way that is picked for it."""
-    return WAYS[choose(call.layer, call.plan)[0]](call)
+    way = _pick(call.layer, call.plan, call.only)[0]
+    if way != "packed":  # where chains start is all that torch's kernels ask
+        call.start()
+    return WAYS[way](call)

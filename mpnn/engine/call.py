@@ -59,12 +59,23 @@ class Call:
     Fields keep the user's order here. A value that is no tensor, or has no rows, is the same for all nodes and edges.
     """
 
-    def __init__(self, layer, plan, fields: dict[str, Any], batch: Tensor | None, num_graphs: int | None):
+    def __init__(
+        self,
+        layer,
+        plan,
+        fields: dict[str, Any],
+        batch: Tensor | None,
+        num_graphs: int | None,
+        only: tuple[str, ...] | None = None,
+    ):
         self.layer, self.hooks, self.plan, self.fields = layer, layer.hooks, plan, fields
-        self.batch, self.num_graphs = batch, num_graphs
-        for name in layer.state:
-            if fields.get(name) is None:
-                fields[name] = layer.initial_state(name, plan.num_nodes, self.like())
+        self.batch, self.num_graphs, self.only = batch, num_graphs, layer.state if only is None else only
+
+    def start(self) -> None:
+        """Gives the state fields that were not passed their initial value."""
+        for name in self.layer.state:
+            if self.fields.get(name) is None:
+                self.fields[name] = self.layer.initial_state(name, self.plan.num_nodes, self.like())
 
     def like(self) -> Tensor:
         """A floating tensor of the call, for dtype and device."""
@@ -142,7 +153,8 @@ class Call:
 class Result:
     """What a way of running gives back: new node values, and what edge updates may ask for.
 
-    All in the user's order. ``aggregated`` and ``messages`` are there only if the layer has an ``edge_update``.
+    All in the user's order. A state field that was not asked for may be None. ``aggregated`` and ``messages`` are there
+    only if the layer has an ``edge_update``.
     """
 
     nodes: tuple

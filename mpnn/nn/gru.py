@@ -92,8 +92,9 @@ class GRU(Recurrent):
 
     def weights(self, layer: int, way: str) -> Weights:
         w = super().weights(layer, way)
-        biases = self._split(w.bias_hh) if self.bias else (None, None)
-        w.gates, w.candidate = zip(self._split(w.weight_hh), biases)  # once, not at every level
+        if self.reset == "before":
+            biases = self._split(w.bias_hh) if self.bias else (None, None)
+            w.gates, w.candidate = zip(self._split(w.weight_hh), biases)  # once, not at every level
         return w
 
     def inputs(self, x: Tensor, w: Weights) -> Tensor:
@@ -102,6 +103,9 @@ class GRU(Recurrent):
     def _split(self, blocks: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
         """The blocks of r and z, and that of n."""
         return blocks.split([2 * self.hidden_features, self.hidden_features], dim)
+
+    def kernel(self):
+        return torch.gru if self.reset == "after" else None
 
     def update(self, wx, w, h0=None, message=None):
         h = arrived(message, h0)

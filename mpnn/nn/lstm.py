@@ -50,7 +50,9 @@ class LSTM(Recurrent):
 
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` (t-1, t), h0 and c0 ``(num_layers * directions, B, H)`` with a row for each
-        graph of ``batch`` ``(N,)``, either of them alone too -> h, c ``(N, directions * H)`` of the last layer.
+        graph of ``batch`` ``(N,)``, either of them alone too -> h, c ``(N, directions * H)`` of the last layer. c is
+        None where torch's kernel has run, on chains, as that does not keep it; with ``cells=True`` c is always there,
+        and chains run frontier by frontier.
 
     Attributes:
         weight_ih_l0 ``(4H, F)``: W, weight_hh_l0 ``(4H, H)``: U, bias_ih_l0 ``(4H,)``: b, bias_hh_l0 ``(4H,)``: b', in
@@ -67,8 +69,11 @@ class LSTM(Recurrent):
         >>> layer.load_state_dict(theirs.state_dict())
         <All keys matched successfully>
         >>> x = torch.ones(3, 3)
-        >>> h, c = layer(x, chain)
+        >>> h, _ = layer(x, chain)
         >>> torch.allclose(h, theirs(x)[0], atol=1e-6)
+        True
+        >>> h, c = layer(x, chain, cells=True)
+        >>> torch.allclose(c[-1], theirs(x)[1][1], atol=1e-6)
         True
     """
 
@@ -98,8 +103,12 @@ class LSTM(Recurrent):
         c0: Tensor | None = None,
         batch: Tensor | None = None,
         schedule: Any = None,
-    ) -> tuple[Tensor, Tensor]:
-        return self.top(x, edge_index, batch, schedule, h0=h0, c0=c0)
+        cells: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.top(x, edge_index, batch, schedule, ("h", "c") if cells else ("h",), h0=h0, c0=c0)
+
+    def kernel(self):
+        return torch.lstm if self.forget == "own" and not self.peephole else None
 
     def more_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight_ch": (len(self.gates) - 1, self.hidden_features)} if self.peephole else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -44,7 +44,10 @@ class Recurrent(MessagePassing):
     weights runs the pass backwards, every edge turned round, and the two states of a node are joined.
 
     A cell defines ``update``, whose arguments are the node's product with the inputs ``wx``, the weights ``w`` of this
-    layer and direction, the initial states, and what was aggregated.
+    layer and direction, the initial states, and what was aggregated. It names the function of torch that it equals on
+    chains in ``kernel``; there the engine runs that, on the CPU and on CUDA, in float32 and float64
+    (:mod:`mpnn.engine.packed`). ``mpnn.engine("wavefront")`` gives the same numbers, and ``mpnn.explain`` says which of
+    the two runs and why.
 
     Initial states are ``(num_layers * directions, B, H)``, one row a graph, in the order of ``torch.nn``: layer 0
     forward, layer 0 backward, layer 1 forward, ... Each graph's row goes to all its nodes without a predecessor (in the
@@ -133,13 +136,23 @@ class Recurrent(MessagePassing):
         layers = [way for done in self._layers(x, edge_index, batch, schedule, initial) for way in done]
         return tuple(torch.stack(field) for field in zip(*layers))
 
-    def top(self, x: Tensor, edge_index: Any, batch: Tensor | None, schedule: Any, **initial) -> tuple[Tensor, ...]:
-        """The states of the last layer, ``(N, directions * H)`` for each field."""
-        for done in self._layers(x, edge_index, batch, schedule, initial):
+    def top(
+        self,
+        x: Tensor,
+        edge_index: Any,
+        batch: Tensor | None,
+        schedule: Any,
+        only: tuple[str, ...] | None = None,
+        **initial,
+    ) -> tuple[Tensor | None, ...]:
+        """The states of the last layer, ``(N, directions * H)`` for each field; those not in ``only`` may be None."""
+        for done in self._layers(x, edge_index, batch, schedule, initial, only):
             last = done
-        return tuple(torch.cat(field, dim=1) for field in zip(*last))
+        return tuple(None if ways[0] is None else joined(ways) for ways in zip(*last))
 
-    def _layers(self, x: Tensor, edge_index: Any, batch: Any, schedule: Any, initial: dict) -> Iterator[list[tuple]]:
+    def _layers(
+        self, x: Tensor, edge_index: Any, batch: Any, schedule: Any, initial: dict, only: tuple[str, ...] | None = None
+    ) -> Iterator[list[tuple]]:
         """Layer by layer the states, a tuple of fields for each direction."""
         name = type(self).__name__
         check_dense(name, x)
@@ -153,11 +166,12 @@ class Recurrent(MessagePassing):
             for k, (way, (graph, rule)) in enumerate(zip(self.ways, directions)):
                 w, row = self.weights(layer, way), layer * len(self.ways) + k
                 start = {name: self._start(h0[row], graph, rule, batch, len(x)) for name, h0 in initial.items()}
-                state = self.propagate(graph, rule, wx=rowwise(partial(self.inputs, w=w), x), w=w, **start)
+                wx = rowwise(partial(self.inputs, w=w), x)
+                state = self.propagate(graph, rule, only=only, wx=wx, w=w, **start)
                 done.append(state if isinstance(state, tuple) else (state,))
             yield done
             if layer + 1 < self.num_layers:
-                x = F.dropout(torch.cat([h for h, *_ in done], dim=1), self.dropout, self.training)
+                x = F.dropout(joined([h for h, *_ in done]), self.dropout, self.training)
 
     def _directions(self, edge_index: Any, schedule: Any) -> list[tuple[Any, Schedule | None]]:
         """The graph and the schedule, forwards and backwards."""
@@ -198,6 +212,11 @@ class Recurrent(MessagePassing):
         """What the repr says beyond the widths."""
         shown = [f"num_layers={self.num_layers}"] * (self.num_layers > 1) + ["bias=False"] * (not self.bias)
         return shown + [f"dropout={self.dropout}"] * bool(self.dropout) + ["bidirectional=True"] * self.bidirectional
+
+
+def joined(ways: Sequence[Tensor]) -> Tensor:
+    """The states of all directions side by side."""
+    return ways[0] if len(ways) == 1 else torch.cat(ways, dim=1)
 
 
 def arrived(message: Tensor | None, start: Tensor | None) -> Tensor | None:

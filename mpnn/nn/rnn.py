@@ -85,6 +85,9 @@ class RNN(Recurrent):
     ) -> Tensor:
         return self.top(x, edge_index, batch, schedule, h0=h0)[0]
 
+    def kernel(self):
+        return None if self.residual else {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}[self.nonlinearity]
+
     def update(self, wx, w, h0=None, message=None):
         h = arrived(message, h0)
         new = NONLINEARITIES[self.nonlinearity](recur(wx, h, w.weight_hh))
