@@ -62,7 +62,7 @@ def test_the_bag_is_the_mean_of_the_phrases_words(script, trees):
     table = model.words.weight
     every = [words for tree in trees for words in phrases(tree)]
     expected = torch.stack([table[known(map(sst.plain, words))].mean(0) for words in every])
-    torch.testing.assert_close(model.phrases(model.words(batch.word), batch), expected)
+    torch.testing.assert_close(model.phrases.mean(model.words(batch.word), batch), expected)
 
 
 def test_a_sentence_is_the_last_states_of_the_lstm_and_a_phrase_what_its_words_change(script, trees):
