@@ -6,10 +6,11 @@ beside these: they are of two other subreddits, 24,000 comments each, whose leve
 ``mpnn datasets reddit-threads``). Always saying level 7 scores 25.3 on askacademia and 24.4 on college.
 
 The figure is the paper's: the F1, in percent, of "the level is k or higher", on average over k = 1 ... 7 (``weighted``
-in the results: weighted by k). Models say how likely each of these is, and a comment has level k or higher where that
-is likelier than a limit that is best for k on the validation threads. The epoch is the best one there, too. The loss is
-the cross-entropy of the eight levels, as in the paper, with rare levels weighted by 1 / sqrt(comments): better on the
-validation threads, with structure and without, than unweighted or an ordinal loss.
+in the results: weighted by k). Models say how likely each of these is. A comment has level k or higher where that is
+likelier than a limit, which is such that it is said 1.2 times as often as it is true on the validation threads. The
+epoch is the one with the best F1 there, under the limits that are best for it. The loss is the cross-entropy of the
+eight levels, as in the paper, with rare levels weighted by 1 / sqrt(comments): better on the validation threads, with
+structure and without, than unweighted or an ordinal loss.
 
 All models see the same of a comment: its place in the thread (:func:`mpnn.datasets.threads.context`), its words (TF-IDF
 in fewer dimensions) and some signs in the text; no score, not even the post's. The paper learns word vectors instead.
@@ -211,6 +212,17 @@ def limits(likely: Tensor, y: Tensor) -> Tensor:
     return torch.stack(best)
 
 
+def quotas(likely: Tensor, y: Tensor, times: float = 1.2) -> Tensor:
+    """For each k the limit that ``times`` as many comments reach as are of level k or higher, ``(7,)``.
+
+    The best F1 has a limit that hangs on single comments where few are of a level. Fitted on one half of the validation
+    threads and scored on the other, these limits were better in both subreddits, with structure and (but for 0.04 on
+    college) without, by 0.4 to 0.7.
+    """
+    asked = torch.tensor([times * int((y >= k).sum()) for k in range(1, LEVELS)]).long().clamp(1, len(y))
+    return likely.sort(dim=0, descending=True).values.gather(0, asked[None] - 1).flatten()
+
+
 def rarity(y: Tensor) -> Tensor:
     """Weights of the levels in the loss, 1 / sqrt(comments of the level), ``(8,)``."""
     return y[y >= 0].bincount(minlength=LEVELS).clamp(min=1) ** -0.5
@@ -266,7 +278,7 @@ def train(config: Config, kind: Kind, parts: dict[str, list[Batch]], checkpoint:
         schedulers=[slower], checkpoint=checkpoint,
     )  # fmt: skip
     with torch.no_grad():
-        limit = limits(*outputs(model, parts["val"]))
+        limit = quotas(*outputs(model, parts["val"]))
         likely, y = outputs(model, parts["test"])
     return Run(model, limit, f1(decide(likely, limit), y))
 

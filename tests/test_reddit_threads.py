@@ -80,6 +80,13 @@ def test_no_limit_is_better_than_the_chosen_one():
         assert scores[float(limit[k - 1])] == pytest.approx(max(scores.values()))
 
 
+def test_levels_are_said_a_little_more_often_than_they_are_true():
+    torch.manual_seed(0)
+    y, likely = torch.arange(800) // 100, script.at_least(torch.randn(800, 8))
+    reached = (likely >= script.quotas(likely, y)).sum(0)
+    assert reached.tolist() == [min(int(1.2 * int((y >= k).sum())), 800) for k in range(1, 8)]
+
+
 def test_a_level_needs_all_levels_below_it():
     likely = torch.tensor([[0.9, 0.8, 0.1], [0.9, 0.1, 0.8], [0.1, 0.8, 0.8]])
     assert script.decide(likely, torch.tensor([0.5, 0.5, 0.5])).tolist() == [2, 1, 0]
