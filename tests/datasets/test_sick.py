@@ -8,7 +8,7 @@ from mpnn.loader import DataLoader
 
 COLUMNS = ("toks", "parents", "rels", "cparents")
 HEADER = ["id", "relatedness", "entailment", *(f"{side}_{name}" for side in "ab" for name in COLUMNS)]
-LONG = ('A "small" dog runs', "3 3 4 0", "det amod nsubj root", "5 6 6 7 7 5 0")  # [A [small dog]] runs
+LONG = ('"A" small dog runs', "3 3 4 0", "det amod nsubj root", "5 6 6 7 7 5 0")  # [A [small dog]] runs
 SHORT = ("Dogs run", "2 0", "nsubj root", "3 3 0")
 ONE = ("Run", "0", "root", "0")
 RIGHT_FIRST = ("a b c d e", "2 0 2 2 2", "x x x x x", "9 7 7 6 6 8 8 9 0")
@@ -25,7 +25,7 @@ def one(a, b):
 
 def test_a_pair_is_one_graph_of_two_dependency_trees():
     first, second = sick.parse(table(("3.5", "NEUTRAL", LONG, SHORT), ("5", "CONTRADICTION", ONE, ONE)))
-    assert first.word == ["A", '"small"', "dog", "runs", "Dogs", "run"]  # quotes are part of words
+    assert first.word == ['"A"', "small", "dog", "runs", "Dogs", "run"]  # quotes are part of words
     assert first.label == ["det", "amod", "nsubj", "root", "nsubj", "root"]
     assert first.edge_index.tolist() == [[0, 1, 2, 4], [2, 2, 3, 5]]
     assert first.sentence.tolist() == [0, 0, 0, 0, 1, 1] and first.root_index.tolist() == [3, 5]
