@@ -3,11 +3,11 @@
 Paper: Tai, Socher & Manning 2015 (arXiv:1503.00075): binary Tree-LSTM 51.0 +- 0.5 and 88.0 % with GloVe 840B 300-d (see
 ``mpnn datasets sst``). Here the vectors are GloVe 6B 50-d, which has 99 % of the words.
 
-All models are trained on the labels of all phrases and tested on sentences: a binary Tree-LSTM, a recursive network, a
-bidirectional LSTM, and two layers on the mean of the word vectors; ``torch`` is the bidirectional LSTM of torch.nn in the
-same loop. The LSTMs read a sentence once; a phrase's vector is what its words change: the forward state at its last word
-less that before its first, and backwards likewise. For a sentence that is the last state of each way. With two classes
-neutral phrases have no label and neutral sentences are left out::
+All models are trained on the labels of all phrases and tested on sentences: a binary Tree-LSTM, a recursive network,
+a bidirectional LSTM, and two layers on the mean of the word vectors; ``torch`` is the bidirectional LSTM of torch.nn
+in the same loop. The LSTMs read a sentence once; a phrase's vector is what its words change: the forward state at its
+last word less that before its first, and backwards likewise. For a sentence that is the last state of each way. With
+two classes neutral phrases have no label and neutral sentences are left out::
 
     mpnn run sst --task fine --model tree-lstm --seeds 5
     mpnn run sst --json out/sst.json
