@@ -12,7 +12,10 @@ plain gradient descent. The row has the share of runs whose loss leaves the numb
 Cora: GCN with 2 to 32 layers, width 64, without biases. Test accuracy (percent, at the best validation epoch), and the
 Dirichlet energy of each layer, by degree and relative to the size of the states, before and after training; it falls
 as states become alike. Kipf & Welling 2017 (arXiv:1609.02907), appendix B, show accuracy against depth as a figure; no
-numbers are published to stand beside::
+numbers are published to stand beside.
+
+With three seeds accuracy fell from 81.5 % with 2 layers to 77.8 with 4, 39.9 with 8 and 31.5 with 32, where the energy
+falls from 0.43 to 0.0007 before training. All parts took four minutes on two busy cores::
 
     mpnn run gradients --json out/gradients.json
 """
