@@ -8,7 +8,7 @@ chaotic series the second depends on the seed as much as on the model. No publis
 
 TDNN and LSTM learn to predict the next step; NARX learns in the closed loop, from its own outputs. The best epoch is
 that with the least loss on held-out windows from the end of the given part. Pictures of predictions beside the truth
-go to ``out/``. On the laser TDNN and LSTM are best one step ahead, and NARX, which learnt to go on by itself, in one go.
+go to ``out/``. On the laser TDNN and LSTM are best one step ahead, and NARX, which learnt to go on alone, in one go.
 On sunspots none is better than autoregression one step ahead, or than the mean over 11 years in one go. Five seeds of
 all models took 16 minutes on the laser, on two cores shared with a dozen other programs, and 4 on sunspots::
 
