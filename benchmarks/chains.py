@@ -1,10 +1,10 @@
 """LSTM, GRU and RNN on batches of sequences: chains of a graph, beside torch.nn.
 
 Forward and backward from a dense gradient of every step's state, weights the same in all. torch.nn runs two ways: on
-padded sequences and on packed ones; the input of either is made ready beforehand, as our plan is. (Padded, its backward
-direction starts in the padding and so gives other numbers where lengths differ: it is timed, not compared.) ``loop`` is a cell of
-torch.nn in a Python loop over padded steps. The reference is the matrix products alone, each as one batch over all
-nodes: W and U forward, both gradients of the weights, and the gradient of the states.
+padded sequences and on packed ones; the input of either is made ready beforehand, as our plan is. Padded, its backward
+direction starts in the padding and so gives other numbers where lengths differ: there it is timed, not compared.
+``loop`` is a cell of torch.nn in a Python loop over padded steps. The reference is the matrix products alone, each as
+one batch over all nodes: W and U forward, both gradients of the weights, and the gradient of the states.
 """
 
 from __future__ import annotations
