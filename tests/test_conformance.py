@@ -34,6 +34,7 @@ from mpnn.nn import (
     DiagonalRNN,
     EdgeReadout,
     GATv2,
+    GraphLSTM,
     GraphNetwork,
     GraphReadout,
     GraphSAGE,
@@ -198,6 +199,14 @@ class Threaded(GraphStructuredLSTM):
         return super().forward(x, {kind: some.to(x.device) for kind, some in as_tensor.items()})
 
 
+class Confident(GraphLSTM):
+    """The state from before the pass is made of the features."""
+
+    def forward(self, x, edge_index, *, schedule=None):
+        h = torch.tanh(x.to_dense()[:, [0, 1, 2, 0]])
+        return super().forward(x, edge_index, h, 1 - h, schedule=schedule)
+
+
 class Forested(CRF):
     """Forests in any graph: of a node's edges the first counts that closes no circle with those before it."""
 
@@ -309,6 +318,8 @@ TABLE = [
         symmetric=False,
         **(ON_CHAINS | {"schedules": ("topological",)}),
     ),
+    Row("GraphLSTM", lambda: Confident(IN, 4), gives=("node", "node"), **ON_CHAINS),
+    Row("GraphLSTM, one forget gate", lambda: Confident(IN, 4, False, False), gives=("node", "node"), **ON_CHAINS),
     Row("CRF", lambda: Forested(IN), symmetric=False, **(ON_CHAINS | {"schedules": ("topological",)})),
     Row("a layer with state", Recurrent, takes=("edge_weight",), schedules=tuple(SCHEDULES), ways=NO_SPMM, sparse=True),
 ]

@@ -9,6 +9,7 @@ from mpnn.nn.encoder_decoder import EncoderDecoder, LuongAttention, across, sequ
 from mpnn.nn.gat import GAT, GATv2
 from mpnn.nn.gcn import GCN
 from mpnn.nn.gin import GIN
+from mpnn.nn.graph_lstm import GraphLSTM, ResidualGraphLSTM
 from mpnn.nn.graph_network import GraphNetwork
 from mpnn.nn.gru import GRU
 from mpnn.nn.heads import LanguageModel, SequenceClassifier, Tagger, last_state
@@ -37,6 +38,7 @@ __all__ = [
     "GCN",
     "GIN",
     "GATv2",
+    "GraphLSTM",
     "GraphNetwork",
     "GraphReadout",
     "GRU",
@@ -53,6 +55,7 @@ __all__ = [
     "NaryTreeLSTM",
     "RNN",
     "RecNN",
+    "ResidualGraphLSTM",
     "SequenceClassifier",
     "Tagger",
     "TDNN",
