@@ -1,6 +1,6 @@
 """Message passing on any graph under any schedule: a graph, a cell, an order."""
 
-from mpnn import datasets, decode, diagnostics, graphs, nn, schedule
+from mpnn import datasets, decode, diagnostics, graphs, lattice, nn, schedule
 from mpnn.containers import apply
 from mpnn.convert import from_networkx, node_ids, node_positions, to_networkx
 from mpnn.draw import draw
@@ -21,6 +21,7 @@ __all__ = [
     "explain",
     "from_networkx",
     "graphs",
+    "lattice",
     "nn",
     "node_ids",
     "node_positions",

@@ -41,6 +41,7 @@ from mpnn.nn import (
     GraphStructuredLSTM,
     Highway,
     Jordan,
+    LatticeLSTM,
     LuongAttention,
     MeanNetwork,
     NaryTreeLSTM,
@@ -223,6 +224,25 @@ class Forested(CRF):
         return super().forward(x, edges.to(x.device))
 
 
+class Latticed(LatticeLSTM):
+    """Characters in trees: of a node's edges the first counts that closes no circle with those before it. Each of these
+    edges is a word as well, with the features of its source."""
+
+    def forward(self, x, edge_index):
+        pairs = (edge_index.given if isinstance(edge_index, mpnn.Plan) else edge_index).t().tolist()
+        parent = {}
+        for j, i in pairs:
+            above = [i]
+            while above[-1] in parent:
+                above.append(parent[above[-1]])
+            if j not in parent and j not in above:
+                parent[j] = i
+        edges = torch.tensor(list(parent.items()), dtype=torch.long).reshape(-1, 2).t().to(x.device)
+        word = torch.arange(edges.shape[1], device=x.device)
+        lattice = {"next": edges, "begins": torch.stack([edges[0], word]), "ends": torch.stack([word, edges[1]])}
+        return super().forward(x, x.to_dense()[edges[0]], lattice)
+
+
 NO_SPMM = ("reference", "wavefront")
 ON_CHAINS = {"schedules": tuple(SCHEDULES), "ways": NO_SPMM, "compiles": False}  # topological unless told otherwise
 
@@ -320,6 +340,20 @@ TABLE = [
     ),
     Row("GraphLSTM", lambda: Confident(IN, 4), gives=("node", "node"), **ON_CHAINS),
     Row("GraphLSTM, one forget gate", lambda: Confident(IN, 4, False, False), gives=("node", "node"), **ON_CHAINS),
+    Row(
+        "LatticeLSTM",
+        lambda: Latticed(IN, 4, bidirectional=True),
+        gives=("node", "node"),
+        symmetric=False,
+        **(ON_CHAINS | {"schedules": ("topological",)}),
+    ),
+    Row(
+        "LatticeLSTM, coupled",
+        lambda: Latticed(IN, 4, forget="coupled"),
+        gives=("node", "node"),
+        symmetric=False,
+        **(ON_CHAINS | {"schedules": ("topological",)}),
+    ),
     Row("CRF", lambda: Forested(IN), symmetric=False, **(ON_CHAINS | {"schedules": ("topological",)})),
     Row("a layer with state", Recurrent, takes=("edge_weight",), schedules=tuple(SCHEDULES), ways=NO_SPMM, sparse=True),
 ]

@@ -15,6 +15,7 @@ from mpnn.nn.gru import GRU
 from mpnn.nn.heads import LanguageModel, SequenceClassifier, Tagger, last_state
 from mpnn.nn.highway import Highway
 from mpnn.nn.jordan import Jordan
+from mpnn.nn.lattice_lstm import LatticeLSTM
 from mpnn.nn.lstm import LSTM
 from mpnn.nn.mean import MeanNetwork
 from mpnn.nn.narx import AR, NARX
@@ -49,6 +50,7 @@ __all__ = [
     "LSTM",
     "LSTMAggregation",
     "LanguageModel",
+    "LatticeLSTM",
     "LuongAttention",
     "MeanNetwork",
     "NARX",
