@@ -19,6 +19,7 @@ Example:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -201,6 +202,8 @@ def state_sensitivity(
     """
     fields = _fields(layer, fields)
     target = _targets(target, x.shape[0])
+    if "cells" in inspect.signature(layer.forward).parameters:
+        options = {"cells": True} | options  # an LSTM hands out c only if asked
     with torch.enable_grad(), engine("wavefront"), _taken_down(layer) as passes:
         out = tuple_of(layer(x.detach(), edge_index, **options))
         out = _joined([out[k] for k in fields] if len(out) == len(layer.state) else out)
@@ -291,7 +294,7 @@ def _fields(layer: MessagePassing, fields: Sequence[str] | None) -> list[int]:
 
 
 def _joined(out: Sequence[Tensor]) -> Tensor:
-    return torch.cat([value.flatten(1) for value in out if value is not None], dim=1)
+    return torch.cat([value.flatten(1) for value in out], dim=1)
 
 
 def hops(edge_index: Any, num_nodes: int, target: Sequence[int] | Tensor) -> Tensor:

@@ -51,8 +51,8 @@ class LSTM(Recurrent):
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` (t-1, t), h0 and c0 ``(num_layers * directions, B, H)`` with a row for each
         graph of ``batch`` ``(N,)``, either of them alone too -> h, c ``(N, directions * H)`` of the last layer. c is
-        None where torch's kernel has run, on chains, as that does not keep it; with ``cells=True`` c is always there,
-        and chains run frontier by frontier.
+        None unless ``cells=True`` asks for it: torch's fused kernel does not keep it, and with it chains run frontier
+        by frontier.
 
     Attributes:
         weight_ih_l0 ``(4H, F)``: W, weight_hh_l0 ``(4H, H)``: U, bias_ih_l0 ``(4H,)``: b, bias_hh_l0 ``(4H,)``: b', in
@@ -105,7 +105,8 @@ class LSTM(Recurrent):
         schedule: Any = None,
         cells: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        return self.top(x, edge_index, batch, schedule, ("h", "c") if cells else ("h",), h0=h0, c0=c0)
+        h, c = self.top(x, edge_index, batch, schedule, ("h", "c") if cells else ("h",), h0=h0, c0=c0)
+        return h, c if cells else None
 
     def kernel(self):
         return torch.lstm if self.forget == "own" and not self.peephole else None

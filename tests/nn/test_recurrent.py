@@ -355,3 +355,10 @@ def test_the_repr_shows_what_differs_from_the_plain_layer():
     assert repr(GRU(3, 4, bias=False, bidirectional=True, reset="before")) == (
         "GRU(3, 4, bias=False, bidirectional=True, reset='before')"
     )
+
+
+def test_an_lstm_gives_its_cells_when_asked_and_only_then_whichever_way_it_runs():
+    x, dag = torch.randn(3, IN), torch.tensor([[0, 1], [2, 2]])
+    for layer in (LSTM(IN, H), LSTM(IN, H, peephole=True)):
+        for graph in (chains(3), dag):
+            assert layer(x, graph)[1] is None and layer(x, graph, cells=True)[1].shape == (3, H)
