@@ -16,8 +16,13 @@ All models see the same of a comment: its place in the thread (:func:`mpnn.datas
 in fewer dimensions) and some signs in the text; no score, not even the post's. The paper learns word vectors instead.
 They differ in whom a comment hears from: nobody; the comment before it in time; its replies, and then what it replies
 to; or its parent and its sibling, as in the paper, one way or both. ``over_features`` in the results is by how much a
-model is above the one without structure, on average over seeds, and the standard error of that. A run of all takes
-an hour on a busy core; it goes on where it was killed::
+model is above the one without structure, on average over seeds, and the standard error of that.
+
+Found, over 5 seeds: without structure 53.8 on askacademia and 55.6 on college, the Graph-Structured LSTM both ways 54.9
+and 59.0, whichever its candidate, the Tree-LSTM 56.4 and 57.6, a chain both ways 55.3 and 54.6. So the reply tree helps
+on both. The paper's model is surely ahead on college only: over other draws of test threads its gain is 1.0 +- 1.1 on
+askacademia, 3.5 +- 1.1 on college. Forward alone is below no structure, which suggests that it is the replies that
+help. A run of all takes half an hour on a busy core; it goes on where it was killed::
 
     mpnn run reddit_threads --json out/reddit_threads.json
     mpnn run reddit_threads --dataset college --model "graph tanh" --seeds 1
