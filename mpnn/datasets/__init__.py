@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch_geometric.data import Data
 
-from mpnn.datasets import ogb, parse, plain, series, sick, split, sst, store, tagged, threads
+from mpnn.datasets import ogb, parse, pictures, plain, series, sick, split, sst, store, tagged, threads
 from mpnn.datasets.catalog import Card, File, Result, card, cards, names
 from mpnn.datasets.vectors import word_vectors
 from mpnn.datasets.vocabulary import Vocabulary
@@ -24,7 +24,7 @@ from mpnn.datasets.words import features
 
 __all__ = [
     "Card", "File", "Result", "Vocabulary",
-    "card", "cards", "count", "features", "files", "load", "names", "ogb", "sick", "split", "sst", "threads",
+    "card", "cards", "count", "features", "files", "load", "names", "ogb", "pictures", "sick", "split", "sst", "threads",
     "word_vectors",
 ]  # fmt: skip
 
@@ -180,5 +180,6 @@ READERS = {
     "sick": sick.read,
     "series": series.read,
     "laser": series.laser,
+    "pictures": pictures.read,
 }
 BAGS_OF_WORDS = {"planetoid", "gnn_benchmark", "heterophilous"}
