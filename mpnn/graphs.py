@@ -1,9 +1,10 @@
-r"""Graphs that recurrences run over: chains, trees from parses, threads of comments.
+r"""Graphs that recurrences run over: chains, grids, trees from parses, threads of comments.
 
 =================== ============================================= =====================================================
 function            from                                          edges
 =================== ============================================= =====================================================
 :func:`chain`       a length                                      each node to the next
+:func:`grid`        its sizes, any number                         each node to the next along each dimension
 :func:`delays`      chains and lags                               each node to those some steps on
 :func:`brackets`    ``(S (NP We) (VP won))``, Penn Treebank, SST  child to parent
 :func:`heads`       the head of each word, counted from 1         word to head
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ from torch_geometric.data import Data
 
 from mpnn.schedule import topological
 
-__all__ = ["brackets", "chain", "conllu", "delays", "heads", "relations", "thread"]
+__all__ = ["brackets", "chain", "conllu", "delays", "grid", "heads", "relations", "thread"]
 
 
 def chain(num_nodes: int) -> Data:
@@ -46,6 +48,42 @@ def chain(num_nodes: int) -> Data:
         raise ValueError(f"chain: num_nodes={num_nodes}; expected 0 or more.")
     place = torch.arange(num_nodes)
     return Data(edge_index=torch.stack([place[:-1], place[1:]]), num_nodes=num_nodes)
+
+
+def grid(*sizes: int, turned: Iterable[int] = ()) -> Data:
+    """A grid in any number of dimensions: each node has an edge to the next along each dimension.
+
+    Nodes are numbered like the entries of a tensor of this shape, the last dimension fastest: a picture ``(rows,
+    columns, F)`` is the node field ``x.view(-1, F)``. Along the dimensions in ``turned`` edges lead back, so that the
+    pass starts in another corner.
+
+    Returns:
+        Data with edge_index ``(2, E)``, dimension ``(E,)`` int64: the one that an edge runs along, position ``(N, n)``
+        int64: the place of each node.
+
+    Raises:
+        ValueError: there is no size or one below 0, or a dimension to turn is not there.
+
+    Example:
+        >>> data = grid(2, 2)
+        >>> data.edge_index.tolist(), data.dimension.tolist(), data.position.tolist()
+        ([[0, 1, 0, 2], [2, 3, 1, 3]], [0, 0, 1, 1], [[0, 0], [0, 1], [1, 0], [1, 1]])
+    """
+    turned = set(turned)
+    if not sizes or min(sizes) < 0 or not turned <= set(range(len(sizes))):
+        raise ValueError(
+            f"grid: sizes {sizes}, turned {sorted(turned)}; expected one size or more, none below 0, and dimensions to "
+            f"turn in [0, {len(sizes)})."
+        )
+    position = torch.ones(sizes).nonzero()
+    edges, dimension = [], []
+    for d, size in enumerate(sizes):
+        node = (position[:, d] + 1 < size).nonzero().flatten()
+        ways = node, node + prod(sizes[d + 1 :])
+        edges.append(torch.stack(ways[::-1] if d in turned else ways))
+        dimension.append(torch.full_like(node, d))
+    edge_index, dimension = torch.cat(edges, dim=1), torch.cat(dimension)
+    return Data(edge_index=edge_index, dimension=dimension, position=position, num_nodes=len(position))
 
 
 def delays(edge_index: Tensor, lags: Iterable[int]) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,7 @@ from mpnn.nn import (
     GraphReadout,
     GraphSAGE,
     GraphStructuredLSTM,
+    GridLSTM,
     Highway,
     Jordan,
     LatticeLSTM,
@@ -147,6 +148,10 @@ class PositionedRecNN(Positioned, RecNN):
 
 
 class PositionedTreeLSTM(Positioned, NaryTreeLSTM):
+    pass
+
+
+class PositionedGridLSTM(Positioned, GridLSTM):
     pass
 
 
@@ -337,6 +342,14 @@ TABLE = [
         gives=("node", "node"),
         symmetric=False,
         **(ON_CHAINS | {"schedules": ("topological",)}),
+    ),
+    Row("GridLSTM", lambda: PositionedGridLSTM(IN, 4), gives=("node", "node"), symmetric=False, **ON_CHAINS),
+    Row(
+        "GridLSTM, with priority, and back",
+        lambda: PositionedGridLSTM(IN, 4, priority=[0], shared=True, bidirectional=True),
+        gives=("node", "node"),
+        symmetric=False,
+        **ON_CHAINS,
     ),
     Row("GraphLSTM", lambda: Confident(IN, 4), gives=("node", "node"), **ON_CHAINS),
     Row("GraphLSTM, one forget gate", lambda: Confident(IN, 4, False, False), gives=("node", "node"), **ON_CHAINS),

@@ -1,4 +1,6 @@
+import itertools
 import random
+import re
 
 import networkx as nx
 import pytest
@@ -6,7 +8,7 @@ import torch
 from torch_geometric.data import Batch
 
 import mpnn
-from mpnn.graphs import brackets, chain, conllu, delays, heads, relations, thread
+from mpnn.graphs import brackets, chain, conllu, delays, grid, heads, relations, thread
 from mpnn.schedule import CycleError, topological
 
 
@@ -24,6 +26,31 @@ def test_a_chain_fires_one_node_a_level():
 def test_a_chain_of_negative_length_is_an_error():
     with pytest.raises(ValueError, match="chain: num_nodes=-1; expected 0 or more"):
         chain(-1)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (4,), (2, 3), (3, 1, 2), (2, 2, 2, 2), (0,), (0, 3), (2, 0)])
+def test_a_grid_has_an_edge_to_the_next_node_along_each_dimension(sizes):
+    data = grid(*sizes)
+    places = list(itertools.product(*map(range, sizes)))
+    assert [tuple(place) for place in data.position.tolist()] == places and data.num_nodes == len(places)
+    steps = [tuple(int(e == d) for e in range(len(sizes))) for d in range(len(sizes))]
+    found = [(places[j], places[i], d) for (j, i), d in zip(edges(data.edge_index), data.dimension.tolist())]
+    onward = [(a, tuple(map(sum, zip(a, step))), d) for d, step in enumerate(steps) for a in places]
+    assert found == [(a, b, d) for a, b, d in onward if b in places]
+
+
+def test_a_turned_dimension_of_a_grid_leads_back():
+    data, turned = grid(2, 3, 2), grid(2, 3, 2, turned=[0, 2])
+    back = data.dimension != 1
+    assert torch.equal(turned.dimension, data.dimension)
+    assert torch.equal(turned.edge_index[:, back], data.edge_index[:, back].flip(0))
+    assert torch.equal(turned.edge_index[:, ~back], data.edge_index[:, ~back])
+
+
+@pytest.mark.parametrize(("sizes", "turned"), [((), []), ((2, -1), []), ((2, 3), [2])])
+def test_a_grid_that_cannot_be_is_an_error(sizes, turned):
+    with pytest.raises(ValueError, match=rf"grid: sizes {re.escape(str(sizes))}, turned .*; expected one size"):
+        grid(*sizes, turned=turned)
 
 
 # Brackets -------------------------------------------------------------------------------------------------------------

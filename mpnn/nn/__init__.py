@@ -11,6 +11,7 @@ from mpnn.nn.gcn import GCN
 from mpnn.nn.gin import GIN
 from mpnn.nn.graph_lstm import GraphLSTM, ResidualGraphLSTM
 from mpnn.nn.graph_network import GraphNetwork
+from mpnn.nn.grid_lstm import GridLSTM
 from mpnn.nn.gru import GRU
 from mpnn.nn.heads import LanguageModel, SequenceClassifier, Tagger, last_state
 from mpnn.nn.highway import Highway
@@ -43,6 +44,7 @@ __all__ = [
     "GraphNetwork",
     "GraphReadout",
     "GRU",
+    "GridLSTM",
     "GraphSAGE",
     "GraphStructuredLSTM",
     "Highway",

@@ -1,0 +1,188 @@
+"""The Grid LSTM: cells along every dimension of a grid, depth among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from mpnn.engine import rowwise
+from mpnn.nn.recurrent import arrived
+from mpnn.nn.recursive import Recursive, times
+
+__all__ = ["GridLSTM"]
+
+
+class GridLSTM(Recursive):
+    r"""An LSTM in n dimensions: a node has a hidden vector and a memory for each, and all gates see all hidden vectors.
+
+    .. math::
+        H &= [x;\, h_1;\, \ldots;\, h_n], \qquad
+        g^u_d, g^f_d, g^o_d = \sigma(W_d H + b_d), \qquad g^c_d = \tanh(W_d H + b_d) \\
+        m'_d &= g^f_d \odot m_d + g^u_d \odot g^c_d, \qquad h'_d = \tanh(g^o_d \odot m'_d)
+
+    each gate with its own part of :math:`W_d` and :math:`b_d`. :math:`h_d, m_d` is what left the node's predecessor
+    along dimension d, its own :math:`h'_d, m'_d`; without one it is the initial state, 0 unless given. A dimension is
+    time, an axis of an image, or depth: a grid of time by depth is a stacked LSTM with memory cells from layer to
+    layer too. ``mpnn.graphs.grid`` makes grids; any DAG does whose edges say their dimension.
+
+    - ``priority``: these dimensions come after all others, one after the other, and see in place of :math:`h_e` the
+      :math:`h'_e` of each dimension e before them.
+    - Weights are the same at all nodes, the paper's *tied*. Untied along depth is a layer for each depth, over the
+      other dimensions' edges, that starts from what left the one before along depth: ``h0=h, m0=m``.
+    - In one dimension with ``squash="memory"`` it is the LSTM.
+
+    Source: Kalchbrenner, Danihelka & Graves 2016, arXiv:1507.01526; its blocks, priority dimensions and inputs on sides
+    of the grid, not its dimensions without cells. Deviations: biases; x is not projected before it comes to the
+    weights; the paper has one priority dimension, for which this is the same; ``squash="memory"``, if asked for.
+
+    Args:
+        in_features: width of ``x``; 0 where all input is in the initial states.
+        hidden_features: width H of ``h`` and ``m`` in each dimension.
+        num_dimensions: n.
+        priority: dimensions, 0 to n - 1, in the order in which they come.
+        shared: whether all dimensions have the same weights, and so, without priority, the same gates.
+        squash: ``"product"``: the formula above; ``"memory"``: :math:`h'_d = g^o_d \odot \tanh(m'_d)`, which is
+            that of ``torch.nn.LSTM``.
+        bidirectional: whether a pass from the last corner of the grid to the first follows; its dimensions are joined
+            behind the others.
+
+    Shape:
+        x ``(N, F)``, edge_index ``(2, E)``, dimension ``(E,)`` int64: that of each edge, h0 and m0 ``(N, n, H)``, of
+        which those count that a node has no predecessor for -> h, m ``(N, n, H)``, with two directions ``(N, 2n, H)``.
+
+    Attributes:
+        weight_ih ``(4nH, F)``, weight_hh ``(4nH, nH)``, bias ``(4nH,)``: gate blocks u, f, c, o, as i, f, g, o in
+        ``torch.nn.LSTM``, in each the dimensions 0 to n - 1; ``shared`` ones have 4H rows. Columns: dimensions 0 to
+        n - 1. Drawn from U(-1/sqrt(H), 1/sqrt(H)). ``reverse`` has the same of the way back.
+
+    Raises:
+        ValueError: an edge's dimension or a priority is outside 0 to n - 1; ``squash`` is unknown; h0 or m0 is not
+            ``(N, n, H)``; x is sparse or has another width.
+
+    Example:
+        >>> from mpnn.graphs import grid
+        >>> image = grid(2, 3)
+        >>> h, m = GridLSTM(5, 4)(torch.ones(6, 5), image.edge_index, image.dimension)
+        >>> h.shape
+        torch.Size([6, 2, 4])
+    """
+
+    state = ("h", "m")
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        num_dimensions: int = 2,
+        priority: Sequence[int] = (),
+        shared: bool = False,
+        squash: str = "product",
+        bidirectional: bool = False,
+    ):
+        n, H, priority = num_dimensions, hidden_features, tuple(priority)
+        _check_options(n, priority, squash)
+        rest = tuple(d for d in range(n) if d not in priority)
+        self.num_dimensions, self.shared, self.squash = n, shared, squash
+        self.rounds = [dims for dims in (rest, *((d,) for d in priority)) if dims]
+        rows = 4 * H * (1 if shared else n)
+        shapes = {"weight_ih": (rows, in_features), "weight_hh": (rows, n * H), "bias": (rows,)}
+        options = {"num_dimensions": n, "priority": priority, "shared": shared, "squash": squash}
+        super().__init__(in_features, H, shapes, bidirectional, **options)
+
+    def initial_state(self, name: str, num_nodes: int, like: Tensor) -> Tensor:
+        shape = self.num_dimensions, self.hidden_features
+        return like.new_zeros(1, *shape).expand(num_nodes, *shape)
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Any,
+        dimension: Tensor,
+        h0: Tensor | None = None,
+        m0: Tensor | None = None,
+        *,
+        schedule: Any = None,
+    ) -> tuple[Tensor, Tensor]:
+        _check_dimensions(dimension, self.num_dimensions)
+        initial = {name: value for name, value in {"h0": h0, "m0": m0}.items() if value is not None}
+        for name, value in initial.items():
+            _check_initial(name, value, (len(x), self.num_dimensions, self.hidden_features))
+        return self.run(x, edge_index, schedule, dimension=dimension, **initial)
+
+    def one_way(self, x: Tensor, edge_index: Any, schedule: Any, dimension: Tensor, **initial) -> tuple[Tensor, Tensor]:
+        W, U, b = ([self._of(dims, w) for dims in self.rounds] for w in (self.weight_ih, self.weight_hh, self.bias))
+        along = dimension[:, None] == torch.arange(self.num_dimensions, device=dimension.device)  # (E, n)
+        if initial:
+            targets = self._plan(edge_index, schedule, len(x)).edge_index("")[1]
+            met = along.new_zeros(along.shape[1] * len(x)).index_fill(0, targets * along.shape[1] + dimension, True)
+            met = met.view(len(x), -1, 1)
+            initial = {name: value.masked_fill(met, 0.0) for name, value in initial.items()}
+        z = rowwise(times(torch.cat(W), torch.cat(b)), x)
+        along = along.to(x.dtype).unsqueeze(-1)
+        return self.propagate(edge_index, schedule=schedule, z=z, U=list(map(times, U)), along=along, **initial)
+
+    def _of(self, dims: tuple[int, ...], weight: Tensor) -> Tensor:
+        """The rows of some dimensions."""
+        blocks = weight.unflatten(0, (4, -1, self.hidden_features))
+        blocks = blocks.expand(-1, self.num_dimensions, *blocks.shape[2:])
+        return (blocks if len(dims) == self.num_dimensions else blocks[:, dims]).flatten(0, 2)
+
+    def message(self, h_j, m_j, along):
+        return along * h_j, along * m_j  # an edge carries one dimension, and so the sum puts them side by side
+
+    def update(self, z, U, message, h0=None, m0=None):
+        h, m = map(arrived, message, (h0, m0))  # (N, n, H)
+        if len(self.rounds) == 1:
+            return self.cell(z + U[0](h.flatten(1)), m)
+        h, m = list(h.unbind(1)), list(m.unbind(1))
+        for dims, wx, u in zip(self.rounds, z.split([4 * len(d) * self.hidden_features for d in self.rounds], 1), U):
+            new = self.cell(wx + u(torch.cat(h, 1)), torch.stack([m[d] for d in dims], 1))
+            for place, d in enumerate(dims):
+                h[d], m[d] = (value[:, place] for value in new)
+        return torch.stack(h, 1), torch.stack(m, 1)
+
+    def cell(self, gates: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        """New h and m of the dimensions whose m ``(N, k, H)`` and gates ``(N, 4kH)``, not squashed yet, are given."""
+        u, f, c, o = gates.view(len(m), 4, *m.shape[1:]).unbind(1)
+        m = torch.sigmoid(f) * m + torch.sigmoid(u) * torch.tanh(c)
+        o = torch.sigmoid(o)
+        return (torch.tanh(o * m) if self.squash == "product" else o * torch.tanh(m)), m
+
+
+_checked = WeakIdKeyDictionary()
+
+
+def _check_dimensions(dimension: Tensor, num_dimensions: int) -> None:
+    """Raises unless dimensions are in range; looks once at a tensor that is not written to."""
+    if _checked.get(dimension) == (dimension._version, num_dimensions):
+        return
+    outside = (dimension < 0) | (dimension >= num_dimensions)
+    if bool(outside.any()):
+        edge = int(outside.nonzero()[0])
+        raise ValueError(
+            f"GridLSTM: edge {edge} has dimension={int(dimension[edge])}; expected dimensions in "
+            f"[0, {num_dimensions}). {int(outside.sum())} of {dimension.numel()} edges are outside. Make the layer "
+            "with more num_dimensions."
+        )
+    _checked[dimension] = dimension._version, num_dimensions
+
+
+def _check_initial(name: str, value: Tensor, shape: tuple[int, int, int]) -> None:
+    if value.shape != shape:
+        raise ValueError(
+            f"GridLSTM: {name} has shape {tuple(value.shape)}; expected {shape}: nodes, dimensions, hidden features. "
+            "Of those only the rows count that a node has no predecessor for; the rest may be 0."
+        )
+
+
+def _check_options(num_dimensions: int, priority: tuple[int, ...], squash: str) -> None:
+    if squash not in ("product", "memory"):
+        raise ValueError(f"GridLSTM: squash={squash!r} is unknown; expected 'product' or 'memory'.")
+    if len(set(priority)) < len(priority) or not set(priority) <= set(range(num_dimensions)):
+        raise ValueError(
+            f"GridLSTM: priority={priority}; expected some of the dimensions 0 to {num_dimensions - 1}, each once."
+        )
