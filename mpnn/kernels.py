@@ -210,13 +210,21 @@ def weighted_sum(edges: Edges | Loose, weight: Tensor | None, value: Tensor) -> 
     return shaped(_WeightedSum.apply(weight, flat(value), edges), value)
 
 
+def degree(edges: Edges | Loose, like: Tensor) -> Tensor:
+    """The number of edges into each node, but at least 1: ``(N,)``, in the dtype of ``like``."""
+
+    def build():
+        count = torch.zeros(edges.num_dst, dtype=like.dtype, device=like.device)
+        return count.index_add(0, edges.dst, count.new_ones(1).expand(len(edges))).clamp(min=1)
+
+    return build() if isinstance(edges, Loose) else edges.remember(("degree", like.dtype), build)
+
+
 def mean_weight(edges: Edges | Loose, like: Tensor) -> Tensor:
     """One over the number of edges into the target, for each edge: ``(E,)``, in the dtype of ``like``."""
 
     def build():
-        degree = torch.zeros(edges.num_dst, dtype=like.dtype, device=like.device)
-        degree = degree.index_add(0, edges.dst, degree.new_ones(1).expand(len(edges)))
-        return degree.reciprocal().index_select(0, edges.dst)
+        return degree(edges, like).reciprocal().index_select(0, edges.dst)
 
     return build() if isinstance(edges, Loose) else edges.remember(("mean", like.dtype), build)
 
@@ -248,6 +256,12 @@ def segment_sum(edges: Edges | Loose, values: Tensor) -> Tensor:
     if isinstance(edges, Loose):
         return values.new_zeros(edges.num_dst, *values.shape[1:]).index_add(0, edges.dst, values)
     return _SegmentSum.apply(values, edges)
+
+
+def segment_mean(edges: Edges | Loose, values: Tensor) -> Tensor:
+    """Mean of the values ``(E, ...)`` of the edges into each node: ``(N, ...)``; 0 without edges."""
+    total = segment_sum(edges, values)
+    return total / degree(edges, values).view(-1, *(1,) * (total.dim() - 1))
 
 
 class _Softmax(torch.autograd.Function):

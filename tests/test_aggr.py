@@ -1,8 +1,13 @@
 import pytest
 import torch
+from compare import assert_same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import digraphs, normal, priorities, seeds
 from torch import nn
 from torch_geometric.nn import aggr as geometric
 
+import mpnn
 from mpnn.aggr import REFUSED, resolve
 from mpnn.nn import LSTMAggregation
 
@@ -93,3 +98,27 @@ def test_names_are_resolved():
 def test_what_is_no_aggregation_is_refused_with_what_would_be(aggr, error, says):
     with pytest.raises(error, match=says):
         resolve("Layer", aggr)
+
+
+@settings(max_examples=25)
+@given(graph=digraphs(min_nodes=1), data=st.data(), seed=seeds)
+def test_the_mean_is_that_of_torch_geometric(graph, data, seed):
+    class Send(mpnn.MessagePassing):
+        state, hidden_features = ("h",), 2
+
+        def message(self, h_j, flat_j, heads_j):
+            return h_j, flat_j, heads_j
+
+        def update(self, h, message):
+            return h + message[0] + message[1][:, None] + message[2].sum(1)
+
+    generator, n = torch.Generator().manual_seed(seed), graph.num_nodes
+    fields = {"h": normal(generator, n, 2), "flat": normal(generator, n), "heads": normal(generator, n, 3, 2)}
+    for rule in ("synchronous", mpnn.schedule.ordered(data.draw(priorities(n)))):
+        ours, theirs = (
+            Send(aggr).propagate(graph.edge_index, rule, **fields) for aggr in ("mean", geometric.MeanAggregation())
+        )
+        with mpnn.engine("reference"):
+            defined = Send("mean").propagate(graph.edge_index, rule, **fields)
+        assert_same(ours, theirs, list(fields.values()))
+        assert_same(ours, defined, list(fields.values()))

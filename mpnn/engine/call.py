@@ -191,8 +191,8 @@ def aggregate(layer, sent: Any, segment) -> Any:
     if hook:
         known = {"message": sent, "index": segment.index, "num_nodes": segment.num_nodes}
         return call_hook(layer, hook, [known[a.name] for a in hook.arguments])
-    if layer.aggr == "sum":
-        return each(segment.sum, sent)
+    if layer.aggr in ("sum", "mean"):
+        return each(getattr(segment, layer.aggr), sent)
     return each(lambda m: _with_module(layer.aggr_module, m, segment), sent)
 
 

@@ -20,6 +20,9 @@ class _OneNode:
     def sum(self, values: Tensor) -> Tensor:
         return values.sum(0, keepdim=True)[: self.num_nodes]
 
+    def mean(self, values: Tensor) -> Tensor:
+        return self.sum(values) / max(len(values), 1)
+
     def softmax(self, score: Tensor) -> Tensor:
         return score.softmax(0)
 

@@ -138,6 +138,9 @@ class Uniform:
             return values.new_zeros(self.num_nodes, *values.shape[1:])
         return values if self.degree == 1 else self._by_node(values).sum(1)
 
+    def mean(self, values: Tensor) -> Tensor:
+        return self._by_node(values).mean(1) if self.degree > 1 else self.sum(values)
+
     def softmax(self, score: Tensor) -> Tensor:
         return self._by_node(score).softmax(1).view(score.shape) if self.degree else score
 
@@ -153,9 +156,13 @@ class Ragged:
 
     def __init__(self, num_nodes: int, index: Tensor):
         self.num_nodes, self.index = num_nodes, index
+        self.degree = torch.bincount(index, minlength=num_nodes).clamp(min=1)
 
     def sum(self, values: Tensor) -> Tensor:
         return values.new_zeros(self.num_nodes, *values.shape[1:]).index_add(0, self.index, values)
+
+    def mean(self, values: Tensor) -> Tensor:
+        return self.sum(values) / self.degree.view(-1, *(1,) * (values.dim() - 1))
 
     def softmax(self, score: Tensor) -> Tensor:
         top = score.detach().new_full((self.num_nodes, *score.shape[1:]), -torch.inf)
@@ -180,6 +187,9 @@ class Whole:
 
     def sum(self, values: Tensor) -> Tensor:
         return kernels.segment_sum(self.edges, values)
+
+    def mean(self, values: Tensor) -> Tensor:
+        return kernels.segment_mean(self.edges, values)
 
     def softmax(self, score: Tensor) -> Tensor:
         return kernels.softmax(self.edges, score)
