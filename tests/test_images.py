@@ -1,5 +1,6 @@
 """mpnn.images: superpixels against a pixel-by-pixel reading of the same segments."""
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch_geometric.data import Batch
 
 pytest.importorskip("skimage")
 
-from mpnn.images import from_pixels, superpixels, to_pixels  # noqa: E402
+from mpnn.images import Pool, from_pixels, overlap, segments, superpixels, to_pixels  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +130,49 @@ def test_values_and_pixels_of_the_wrong_size_are_refused(data):
         to_pixels(data, torch.zeros(3))
     with pytest.raises(ValueError, match=r"\(40, 64\); expected \(64, 40, ...\)"):
         from_pixels(data, torch.zeros(40, 64))
+
+
+def test_any_segmentation_becomes_a_graph_with_the_edges_of_networkx(picture, data):
+    labels = 7 * data.segment_index.reshape(64, 40) + 3
+    again = segments(picture, labels)
+    assert all(torch.equal(again[name], data[name]) for name in ("x", "pos", "area", "edge_index", "segment_index"))
+    net = nx.Graph([(3, 10), (10, 24)])
+    net.add_nodes_from(labels.unique().tolist())
+    assert segments(picture, labels, net).edge_index.tolist() == [[0, 1, 1, 3], [1, 0, 3, 1]]
+    assert segments(picture, labels, net.to_directed()).num_edges == 4
+    one_way = nx.DiGraph([(10, 3)])
+    one_way.add_nodes_from(net)
+    assert segments(picture, labels.numpy(), one_way).edge_index.tolist() == [[1], [0]]
+
+
+def test_a_graph_with_other_nodes_than_the_segments_is_refused():
+    picture, labels = np.zeros((1, 3, 3)), [[2, 4, 6]]
+    with pytest.raises(ValueError, match="'sky' is no segment.* the 3 labels. 1 are in one"):
+        segments(picture, labels, nx.Graph([(2, 4), (6, "sky")]))
+    with pytest.raises(ValueError, match="6 is a segment, but no node of the graph"):
+        segments(picture, labels, nx.Graph([(2, 4)]))
+    with pytest.raises(ValueError, match=r"shape \(3,\); expected \(1, 3\)"):
+        segments(picture, labels[0])
+
+
+@pytest.mark.parametrize("rows, columns", [(32, 20), (64, 40), (7, 11), (1, 1), (128, 40)])
+def test_pooling_cells_is_the_mean_over_pixels_of_the_cells_they_are_in(data, rows, columns):
+    values = torch.randn(rows * columns, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    spread = torch.empty(64, 40, 3, dtype=torch.float64)
+    for row in range(64):
+        for column in range(40):
+            at = int((row + 0.5) / 64 * rows) * columns + int((column + 0.5) / 40 * columns)
+            spread[row, column] = values[at]
+    cell, node, share = overlap(data, rows, columns)
+    pooled = Pool()(values, cell, node, share.double(), data.num_nodes)
+    torch.testing.assert_close(pooled, from_pixels(data, spread), rtol=1e-6, atol=1e-6)  # shares are float32
+    assert len(set(zip(cell.tolist(), node.tolist()))) == len(cell) and (node.diff() >= 0).all()
+
+
+def test_gradients_reach_the_cells_that_a_node_lies_in(data):
+    values = torch.zeros(32 * 20, 2, requires_grad=True)
+    cell, node, share = overlap(data, 32, 20)
+    Pool()(values, cell, node, share, data.num_nodes)[5].sum().backward()
+    inside = torch.zeros(32 * 20).index_add(0, cell[node == 5], share[node == 5])
+    torch.testing.assert_close(values.grad, inside[:, None].expand(-1, 2))
+    assert inside.sum() == pytest.approx(1)
