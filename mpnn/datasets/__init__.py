@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from torch_geometric.data import Data
+from torch_geometric.data import Data, HeteroData
 
-from mpnn.datasets import ogb, parse, pictures, plain, series, sick, split, sst, store, tagged, threads
+from mpnn.datasets import hetero, ogb, parse, pictures, plain, series, sick, split, sst, store, tagged, threads
 from mpnn.datasets.catalog import Card, File, Result, card, cards, names
 from mpnn.datasets.vectors import word_vectors
 from mpnn.datasets.vocabulary import Vocabulary
@@ -89,6 +89,8 @@ def count(graphs: Data | Sequence[Data] | Mapping[str, Sequence[Data]]) -> dict[
         >>> count(Data(x=torch.ones(3, 2), edge_index=torch.tensor([[0], [1]]), y=torch.tensor([0, 1, 1])))
         {'nodes': 3, 'edges': 1, 'features': 2, 'classes': 2}
     """
+    if isinstance(graphs, HeteroData):
+        return hetero.count(graphs)
     if isinstance(graphs, Mapping):
         every = [graph for part in graphs.values() for graph in part]
         return count(every) | {part: len(some) for part, some in graphs.items()}
@@ -181,5 +183,9 @@ READERS = {
     "series": series.read,
     "laser": series.laser,
     "pictures": pictures.read,
+    "acm3025": hetero.read_acm3025,
+    "acm4019": hetero.read_acm4019,
+    "imdb4780": hetero.read_imdb4780,
+    "magnn": hetero.read_magnn,
 }
-BAGS_OF_WORDS = {"planetoid", "gnn_benchmark", "heterophilous"}
+BAGS_OF_WORDS = {"planetoid", "gnn_benchmark", "heterophilous", "acm3025", "acm4019", "imdb4780", "magnn"}
