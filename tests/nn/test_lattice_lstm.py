@@ -154,6 +154,16 @@ def test_where_a_word_ends_the_cell_before_is_not_read():
     assert grad[1].abs().sum() == 0 and grad[0].abs().sum() > 0
 
 
+def test_the_order_of_edges_is_irrelevant():
+    data, layer = lattice(*SENTENCES["nested"]), randomised(LatticeLSTM(3, 4, 5, bidirectional=True))
+    x, words = inputs(data)
+    edges = relations(data)
+    other = {kind: pair[:, torch.randperm(pair.shape[1])] for kind, pair in edges.items()}
+    leaves = [x, words, *layer.parameters()]
+    assert_same(layer(x, words, other), layer(x, words, edges), leaves)
+    assert_same(layer.word_weights(x, words, other), layer.word_weights(x, words, edges), leaves, what="weights")
+
+
 def test_plans_are_kept_with_the_edges():
     data, layer = lattice(*SENTENCES["nested"]), LatticeLSTM(3, 4, 5, bidirectional=True)
     x, words = (rows.float() for rows in inputs(data))
