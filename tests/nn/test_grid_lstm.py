@@ -164,9 +164,10 @@ def test_layers_that_start_from_one_another_are_a_grid_untied_along_depth():
     assert_same(tied(x, wide.edge_index, wide.dimension), layered, [x, *tied.parameters()])
 
 
-def test_a_batch_of_grids_is_the_grids_one_by_one():
+@pytest.mark.parametrize("priority", [[], [0]])
+def test_a_batch_of_grids_is_the_grids_one_by_one(priority):
     grids = [grid(*sizes) for sizes in ((3, 4), (1, 1), (5, 2), (2, 6))]
-    layer = randomised(GridLSTM(3, 4, priority=[0]))
+    layer = randomised(GridLSTM(3, 4, priority=priority))
     batch = Batch.from_data_list(grids)
     x = inputs(batch)
     parts = x.split([data.num_nodes for data in grids])
