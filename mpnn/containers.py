@@ -7,12 +7,12 @@ import inspect
 from typing import Any
 
 from torch import Tensor, nn
-from torch_geometric.data import Data
+from torch_geometric.data import Data, HeteroData
 
 __all__ = ["apply"]
 
 
-def apply(layer: nn.Module, data: Data, **more: Any) -> Data:
+def apply(layer: nn.Module, data: Data | HeteroData, **more: Any) -> Data | HeteroData:
     """The container with a layer applied to it: its result in ``x``, all else as it was.
 
     The layer is given what its ``forward`` asks for by name: ``x``, ``edge_weight``, ``edge_attr``, ``batch``, ``u``,
@@ -23,9 +23,13 @@ def apply(layer: nn.Module, data: Data, **more: Any) -> Data:
         for layer in layers:
             data = mpnn.apply(layer, data)
 
+    Of a ``HeteroData`` a layer is given each field as ``{type: value}`` of the types that have it, ``edge_index`` among
+    them, and its result, in the same form, is x of the types it names. A module on rows is applied to x of every type.
+    Layers of torch_geometric may call the fields ``x_dict``, ``edge_index_dict``, ...
+
     Args:
         layer: a layer of ``mpnn.nn`` or ``torch_geometric.nn``, or any module on rows.
-        data: ``Data`` or ``Batch``. It stays as it is; the copy shares its tensors.
+        data: ``Data``, ``HeteroData`` or ``Batch``. It stays as it is; the copy shares its tensors.
         more: arguments that the container does not hold, or that go before what it holds.
 
     Returns:
@@ -33,7 +37,7 @@ def apply(layer: nn.Module, data: Data, **more: Any) -> Data:
         or else in its ``state``: ``edge_attr`` and ``u`` after a ``GraphNetwork``, ``c`` after a cell with states h, c.
 
     Raises:
-        TypeError: ``data`` is no ``Data``; the layer needs something that it does not hold.
+        TypeError: ``data`` is no ``Data`` or ``HeteroData``; the layer needs something that it does not hold.
         ValueError: the layer returns several values and does not name them.
 
     Example:
@@ -42,14 +46,16 @@ def apply(layer: nn.Module, data: Data, **more: Any) -> Data:
         >>> apply(nn.ReLU(), apply(mpnn.nn.GCN(4, 2), data))
         Data(x=[3, 2], edge_index=[2, 2], y=[1])
     """
-    if not isinstance(data, Data):
+    if not isinstance(data, (Data, HeteroData)):
         raise TypeError(
-            f"apply: data is a {type(data).__name__}; expected a torch_geometric Data or Batch. Of another container, "
-            "call the layer with its tensors."
+            f"apply: data is a {type(data).__name__}; expected a torch_geometric Data, HeteroData or Batch. Of another "
+            "container, call the layer with its tensors."
         )
     parameters = inspect.signature(layer.forward).parameters
     given, rows = {}, ()
-    if "x" not in parameters and "edge_index" not in parameters:
+    if not {"x", "edge_index", "x_dict", "edge_index_dict"} & set(parameters):
+        if isinstance(data, HeteroData):
+            return _with_types(data, {kind: layer(x, **more) for kind, x in _field(data, "x").items()})
         first, *parameters = parameters.values()
         rows, parameters = (data.x,), {p.name: p for p in parameters}
     for name, parameter in parameters.items():
@@ -64,7 +70,8 @@ def apply(layer: nn.Module, data: Data, **more: Any) -> Data:
                 f"apply: {type(layer).__name__} asks for {name!r}, but the data has only {', '.join(data.keys())}. "
                 f"Set data.{name}, or pass {name}=... to apply."
             )
-    return _with_result(layer, data, layer(*rows, **given, **more))
+    result = layer(*rows, **given, **more)
+    return _with_types(data, result) if isinstance(data, HeteroData) else _with_result(layer, data, result)
 
 
 def _field(data: Data, name: str) -> Any:
@@ -73,7 +80,17 @@ def _field(data: Data, name: str) -> Any:
         return data.plan
     if name in ("num_graphs", "num_nodes"):
         return getattr(data, name, None)
+    if isinstance(data, HeteroData):
+        return data.collect(name.removesuffix("_dict"), allow_empty=True) or None
     return data.get(name)
+
+
+def _with_types(data: HeteroData, result: dict[str, Tensor]) -> HeteroData:
+    out = copy.copy(data)
+    for kind, x in result.items():
+        if x is not None:  # as some layers of torch_geometric have it for types without edges
+            out[kind].x = x
+    return out
 
 
 def _with_result(layer: nn.Module, data: Data, result: Any) -> Data:

@@ -25,6 +25,7 @@ from mpnn.nn import (
     GCN,
     GIN,
     GRU,
+    HAN,
     LSTM,
     NARX,
     RNN,
@@ -47,6 +48,8 @@ from mpnn.nn import (
     MeanNetwork,
     NaryTreeLSTM,
     RecNN,
+    RelationWise,
+    SemanticAttention,
     SequenceClassifier,
     Tagger,
     TreeGRU,
@@ -248,6 +251,26 @@ class Latticed(LatticeLSTM):
         return super().forward(x, x.to_dense()[edges[0]], lattice)
 
 
+class Typed:
+    """All nodes are of one type, and the edges of two: as they are, and turned round."""
+
+    def forward(self, x, edge_index, batch=None, num_graphs=None):
+        pairs = edge_index.edge_index() if isinstance(edge_index, mpnn.Plan) else edge_index
+        edges = {TYPES[0]: edge_index, TYPES[1]: pairs.flip(0)}
+        return super().forward({"node": x}, edges, None if batch is None else {"node": batch}, num_graphs)["node"]
+
+
+TYPES = ("node", "there", "node"), ("node", "back", "node")
+
+
+class TypedHAN(Typed, HAN):
+    pass
+
+
+class TypedRelations(Typed, RelationWise):
+    pass
+
+
 NO_SPMM = ("reference", "wavefront")
 ON_CHAINS = {"schedules": tuple(SCHEDULES), "ways": NO_SPMM, "compiles": False}  # topological unless told otherwise
 
@@ -366,6 +389,18 @@ TABLE = [
         gives=("node", "node"),
         symmetric=False,
         **(ON_CHAINS | {"schedules": ("topological",)}),
+    ),
+    Row("HAN", lambda: TypedHAN(IN, 2, TYPES, heads=2, attention_features=4), sparse=True),
+    Row(
+        "HAN, no loops",
+        lambda: TypedHAN(IN, 2, TYPES, heads=2, attention_features=4, self_loops=False, bias=True),
+        sparse=True,
+    ),
+    Row("RelationWise", lambda: TypedRelations({TYPES[0]: GCN(IN, 2), TYPES[1]: GAT(IN, 2)}), sparse=True),
+    Row(
+        "RelationWise, attention",
+        lambda: TypedRelations({kind: GAT(IN, 2, heads=2) for kind in TYPES}, SemanticAttention(4, 4)),
+        sparse=True,
     ),
     Row("CRF", lambda: Forested(IN), symmetric=False, **(ON_CHAINS | {"schedules": ("topological",)})),
     Row("a layer with state", Recurrent, takes=("edge_weight",), schedules=tuple(SCHEDULES), ways=NO_SPMM, sparse=True),

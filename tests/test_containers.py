@@ -106,6 +106,45 @@ def test_results_without_names_are_refused():
         apply(nn.LSTM(4, 2), data())
 
 
-def test_a_container_of_many_types_is_refused():
-    with pytest.raises(TypeError, match="data is a HeteroData; expected a torch_geometric Data or Batch"):
-        apply(nn.ReLU(), HeteroData())
+def test_what_is_no_container_is_refused():
+    with pytest.raises(TypeError, match="data is a Tensor; expected a torch_geometric Data, HeteroData or Batch"):
+        apply(nn.ReLU(), torch.ones(2))
+
+
+def typed():
+    graph = HeteroData(paper={"x": torch.randn(3, 4)}, author={"x": torch.randn(2, 4)}, venue={"num_nodes": 1})
+    graph["author", "writes", "paper"].edge_index = torch.tensor([[0, 1], [2, 0]])
+    graph["paper", "cites", "paper"].edge_index = torch.tensor([[0], [1]])
+    graph["paper", "cites", "paper"].edge_weight = torch.tensor([0.5])
+    return graph
+
+
+def test_of_many_types_a_layer_is_given_the_fields_by_type_and_changes_those_it_names():
+    layer = mpnn.nn.RelationWise(
+        {("author", "writes", "paper"): mpnn.nn.GAT(4, 2), ("paper", "cites", "paper"): mpnn.nn.GCN(4, 2)}, "cat"
+    )
+    before = typed()
+    x = before.x_dict
+    after = apply(nn.ReLU(), apply(layer, before))
+    weight = {("paper", "cites", "paper"): before["paper", "cites", "paper"].edge_weight}
+    expected = layer(x, before.edge_index_dict, edge_weight=weight)["paper"]
+    assert torch.equal(after["paper"].x, expected.relu()) and torch.equal(after["author"].x, x["author"].relu())
+    assert not torch.equal(expected, layer(x, before.edge_index_dict)["paper"])
+    assert before["paper"].x is x["paper"] and after["venue"].num_nodes == 1 and "x" not in after["venue"]
+
+
+def test_a_batch_of_many_types_gives_the_graph_of_each_node():
+    PAP = ("paper", "cites", "paper")
+    layer = mpnn.nn.HAN(4, 2, [PAP, ("author", "writes", "paper")], heads=2)
+    given = [typed(), typed()]
+    together = apply(layer, Batch.from_data_list(given))["paper"].x
+    alone = torch.cat([apply(layer, graph)["paper"].x for graph in given])
+    torch.testing.assert_close(together, alone)
+
+
+def test_layers_of_torch_geometric_with_many_types_fit_in():
+    graph = typed()
+    layer = geometric.HANConv(4, 6, graph.metadata(), heads=2)
+    del graph["venue"]
+    assert torch.equal(apply(layer, graph)["paper"].x, layer(graph.x_dict, graph.edge_index_dict)["paper"])
+    assert apply(layer, graph)["author"].x is graph["author"].x

@@ -13,6 +13,7 @@ from mpnn.nn.graph_lstm import GraphLSTM, ResidualGraphLSTM
 from mpnn.nn.graph_network import GraphNetwork
 from mpnn.nn.grid_lstm import GridLSTM
 from mpnn.nn.gru import GRU
+from mpnn.nn.han import HAN, SemanticAttention
 from mpnn.nn.heads import LanguageModel, SequenceClassifier, Tagger, last_state
 from mpnn.nn.highway import Highway
 from mpnn.nn.jordan import Jordan
@@ -22,6 +23,7 @@ from mpnn.nn.mean import MeanNetwork
 from mpnn.nn.narx import AR, NARX
 from mpnn.nn.readout import EdgeReadout, GraphReadout, attention
 from mpnn.nn.recursive import RecNN
+from mpnn.nn.relations import RelationWise
 from mpnn.nn.rnn import RNN
 from mpnn.nn.sage import GraphSAGE
 from mpnn.nn.tdnn import TDNN, Window
@@ -47,6 +49,7 @@ __all__ = [
     "GridLSTM",
     "GraphSAGE",
     "GraphStructuredLSTM",
+    "HAN",
     "Highway",
     "Jordan",
     "LSTM",
@@ -59,7 +62,9 @@ __all__ = [
     "NaryTreeLSTM",
     "RNN",
     "RecNN",
+    "RelationWise",
     "ResidualGraphLSTM",
+    "SemanticAttention",
     "SequenceClassifier",
     "Tagger",
     "TDNN",
