@@ -130,6 +130,16 @@ def test_sick_gives_a_row_a_model_with_three_metrics(mpnn_data, tmp_path, monkey
     assert not list(tmp_path.rglob("*.pt"))
 
 
+def test_lattice_ner_gives_a_row_a_model_and_what_words_add(mpnn_data, tmp_path, monkeypatch):
+    rows = run("lattice_ner", tmp_path, monkeypatch, "--smoke")
+    assert [row["model"] for row in rows] == ["character", "lattice"]
+    for row in rows:
+        assert row.keys() >= FIELDS and row["sentences_a_second"]["tag_32"] > row["sentences_a_second"]["tag_1"] > 0
+    gain = rows[1]["mean"] - rows[0]["mean"]
+    assert rows[1]["mean"] > 10 and rows[1]["gain"]["mean"] == pytest.approx(gain, abs=0.01)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
 def test_a_missing_data_set_ends_a_script_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setenv("MPNN_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="esol_graphs.npz"):

@@ -1,0 +1,346 @@
+"""Named entities in Chinese: a bidirectional LSTM over characters beside a Lattice LSTM, which sees words too.
+
+Paper: Zhang & Yang 2018 (arXiv:1805.02023), whose Lattice LSTM has an F1 of 94.46 on Resume; a comparison table has
+94.41 for a bidirectional LSTM over characters, and a later parallel version of the lattice reached 95.18 (README of the
+data). All of these start from vectors of characters and words that were trained on much text and are not to be had, and
+from the word list of these vectors; here the vectors are random, the same ones of characters in both models, and the
+words are those of jieba's dictionary. On top of both is a CRF. The epoch that is best on the validation sentences
+counts. F1 is of whole entities, in percent, on the test sentences, by seqeval::
+
+    mpnn run lattice_ner
+    mpnn run lattice_ner --dataset weibo-ner
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import lzma
+import shutil
+import time
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import Data, HeteroData
+
+import mpnn
+from mpnn.datasets import Vocabulary
+from mpnn.datasets.tagged import entity_f1
+from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.lattice import Lexicon, jieba_words, lattice, levels, relations
+from mpnn.loader import DataLoader, collate
+from mpnn.train import fit
+
+PUBLISHED = {
+    "resume-ner": {"character": 94.41, "lattice": 94.46},
+    "weibo-ner": {"character": 56.75, "lattice": 58.79},
+}
+SCHEMES = {"resume-ner": "BMES", "weibo-ner": "BIO"}
+WIDTH = 50  # of the vectors
+CLIP = 5.0  # the largest norm of a gradient
+FONT = "cvttf_NotoSansCJK_Regular"  # a package with the letters of the picture
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Named entities in Chinese, by characters alone or with the words that they may spell."""
+
+    dataset: Literal["resume-ner", "weibo-ner"] = "resume-ner"
+    """Data set."""
+    model: Literal["character", "lattice", "both"] = "both"
+    """What runs over the sentence."""
+    lexicon: Literal["given", "jieba"] = "given"
+    """The words that come with the data, or all of jieba's, of which those are the ones that occur."""
+    forget: Literal["own", "coupled"] = "own"
+    """The forget gate of characters: of its own, or 1 - i, as in the code of the paper's authors."""
+    seeds: int = 3
+    """Runs, with seeds 0, 1, ..."""
+    epochs: int = 8
+    """The most epochs of a run; the learning rate falls to 0 over them."""
+    patience: int = 8
+    """Epochs without a better validation figure after which a run stops."""
+    hidden: int = 100
+    """Width of the LSTM in each direction."""
+    batch_size: int = 32
+    """Sentences a step."""
+    lr: float = 3e-3
+    """Learning rate of Adam at the start."""
+    dropout: float = 0.5
+    """On vectors and on states."""
+
+
+class Corpus:
+    """A data set's sentences as lattices, with everything numbered, and what a model must know of it."""
+
+    def __init__(self, config: Config):
+        parts = mpnn.datasets.load(config.dataset)
+        if config.smoke:
+            parts = {part: some[: 400 if part == "train" else 80] for part, some in parts.items()}
+        self.tags = sorted({tag for some in parts.values() for data in some for tag in data.tag})
+        self.scheme = SCHEMES[config.dataset]
+        self.forbidden = mpnn.nn.forbidden_transitions(self.tags, self.scheme)
+        lexicon = Lexicon(jieba_words() if config.lexicon == "jieba" else given_words(config.dataset))
+        began = time.perf_counter()
+        lattices = {part: [lattice(data.word, lexicon) for data in some] for part, some in parts.items()}
+        self.lattices_a_second = sum(map(len, lattices.values())) / (time.perf_counter() - began)
+        self.characters, self.words = (
+            Vocabulary((data[kind].token for data in lattices["train"]), min_count=2) for kind in ("character", "word")
+        )
+        numbered = {part: [self._numbered(*pair) for pair in zip(lattices[part], parts[part])] for part in parts}
+        self.val, self.test = numbered["val"], numbered["test"]
+        self.train = [data for data in numbered["train"] if self._allowed(data["character"].y)]
+
+    def _numbered(self, data: HeteroData, tagged: Data) -> HeteroData:
+        for kind, vocabulary in (("character", self.characters), ("word", self.words)):
+            data[kind].number = vocabulary(data[kind].token)
+        data["character"].y = torch.tensor([self.tags.index(tag) for tag in tagged.tag])
+        return data
+
+    def _allowed(self, y: Tensor) -> bool:
+        """Whether a sentence's tags are of the scheme: in Resume's training part those of four sentences are not."""
+        edge = torch.tensor([len(self.tags)])
+        return not self.forbidden[torch.cat([edge, y]), torch.cat([y, edge])].any()
+
+    def loader(self, sentences: list[HeteroData], size: int, shuffle: bool = False) -> DataLoader:
+        """Batches of sentences of about one length, so that frontiers are few and wide."""
+        sampler = ByLength(sentences, size, shuffle)
+        return DataLoader(sentences, batch_sampler=sampler, exclude_keys=["token"])
+
+
+def given_words(dataset: str) -> list[str]:
+    text = lzma.decompress(mpnn.datasets.files(dataset)["lexicon.txt.xz"].read_bytes()).decode("utf-8")
+    return [line.split()[0] for line in text.splitlines()]
+
+
+class ByLength:
+    """Batches of sentences of about one length; in random order, and drawn anew each time, if ``shuffle``."""
+
+    def __init__(self, sentences: list[HeteroData], size: int, shuffle: bool):
+        self.length = torch.tensor([data["character"].num_nodes for data in sentences])
+        self.size, self.shuffle = size, shuffle
+
+    def __iter__(self):
+        order = torch.randperm(len(self.length)) if self.shuffle else torch.arange(len(self.length))
+        batches = order[self.length[order].argsort(stable=True)].split(self.size)
+        turn = torch.randperm(len(batches)).tolist() if self.shuffle else range(len(batches))
+        yield from (batches[k].tolist() for k in turn)
+
+    def __len__(self) -> int:
+        return -(-len(self.length) // self.size)
+
+
+class Tagger(nn.Module):
+    """Vectors of characters (and words), an LSTM or a Lattice LSTM, scores of tags, and a CRF."""
+
+    def __init__(self, corpus: Corpus, kind: str, config: Config):
+        super().__init__()
+        H = config.hidden
+        self.characters = nn.Embedding(len(corpus.characters), WIDTH)  # drawn first: the same for both kinds
+        if kind == "lattice":
+            self.words = nn.Embedding(len(corpus.words), WIDTH)
+            self.layer = mpnn.nn.LatticeLSTM(WIDTH, H, forget=config.forget, bidirectional=True)
+        else:
+            self.words, self.layer = None, mpnn.nn.LSTM(WIDTH, H, forget=config.forget, bidirectional=True)
+        self.out, self.dropout = nn.Linear(2 * H, len(corpus.tags)), config.dropout
+        self.crf = mpnn.nn.CRF(len(corpus.tags), corpus.forbidden)
+
+    def forward(self, batch: HeteroData) -> Tensor:
+        """Scores of the tags of each character, ``(C, K)``."""
+        x, edges = self.drop(self.characters(batch["character"].number)), relations(batch)
+        if self.words is None:
+            h, _ = self.layer(x, edges["next"])
+        else:
+            words = self.drop(self.words(batch["word"].number))
+            h, _ = self.layer(x, words, edges, schedule=mpnn.schedule.by(levels(batch)))
+        return self.out(self.drop(h))
+
+    def drop(self, values: Tensor) -> Tensor:
+        return F.dropout(values, self.dropout, self.training)
+
+    def loss(self, batch: HeteroData) -> Tensor:
+        """Minus log p of the true tags, a character's share of it."""
+        own = batch["character"]
+        log_p = self.crf.log_likelihood(self(batch), own.y, relations(batch)["next"], own.batch, batch.num_graphs)
+        return -log_p.sum() / own.num_nodes
+
+    def tags(self, batch: HeteroData) -> Tensor:
+        return self.crf.decode(self(batch), relations(batch)["next"])
+
+
+@torch.no_grad()
+def score(model: Tagger, loader, corpus: Corpus) -> float:
+    """F1 of entities, percent."""
+    true, found = [], []
+    for batch in loader:
+        lengths = batch["character"].ptr.diff().tolist()
+        for tags, out in ((batch["character"].y, true), (model.tags(batch), found)):
+            out += [[corpus.tags[k] for k in sentence.tolist()] for sentence in tags.split(lengths)]
+    return entity_f1(true, found)
+
+
+def train(config: Config, corpus: Corpus, model: Tagger, checkpoint: Path) -> dict[str, float]:
+    """One run; the model is left as in its best epoch."""
+    val_loader = corpus.loader(corpus.val, 128)
+    optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
+    slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
+    done = fit(
+        model, corpus.loader(corpus.train, config.batch_size, shuffle=True), lambda net, batch: net.loss(batch),
+        lambda net: {"val": score(net, val_loader, corpus)}, optimizer, config.epochs,
+        patience=config.patience, clip=CLIP, schedulers=[slower], checkpoint=checkpoint,
+    )  # fmt: skip
+    return {"val": done.best["val"], "epoch": done.best["epoch"]}
+
+
+def speeds(config: Config, corpus: Corpus, kind: str) -> dict[str, float]:
+    """Sentences a second with 32 in a batch and with one, from the numbered lattices on: training (loss, gradient and
+    step) and tagging. The sentences are three batches out of all training sentences by length."""
+    model = Tagger(corpus, kind, config)
+    optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
+    batches = list(ByLength(corpus.train, 32, shuffle=False))
+    chosen, times = ((2,), 1) if config.smoke else ((1, 2, 3), 9)
+    quarters = [batches[k * len(batches) // 4] for k in chosen]
+
+    def step(batch):
+        optimizer.zero_grad()
+        model.loss(batch).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+
+    out = {"lattices": round(corpus.lattices_a_second, 1)}
+    for task, what in (("train", step), ("tag", torch.no_grad()(model.tags))):
+        model.train(task == "train")
+        for size, some in ((32, quarters), (1, [[k] for batch in quarters for k in batch])):
+            sentences = [[corpus.train[k] for k in batch] for batch in some]
+            took = sum(least_seconds(what, each, times) for each in sentences)
+            out[f"{task}_{size}"] = round(sum(map(len, some)) / took, 1)
+        out[f"{task}_ratio"] = round(out[f"{task}_32"] / out[f"{task}_1"], 2)
+    return out
+
+
+def least_seconds(what, sentences: list[HeteroData], times: int) -> float:
+    """The least of several times that a batch takes, for other programs slow some."""
+    took = []
+    for _ in range(times):
+        began = time.perf_counter()
+        what(collate(sentences, exclude_keys=["token"]))
+        took.append(time.perf_counter() - began)
+    return min(took)
+
+
+def experiment(config: Config, corpus: Corpus, kind: str) -> dict:
+    """All seeds of one model; the checkpoints go when all are done."""
+    recipe = (kind, replace(config, model="both", json=None, out=Path(), picture=False, seeds=0, threads=0))
+    checkpoints = config.out / f"lattice_ner-{zlib.crc32(repr(recipe).encode()):08x}"
+    test_loader = corpus.loader(corpus.test, 128)
+    about, last = [], []
+
+    def run(seed: int) -> float:
+        model = Tagger(corpus, kind, config)
+        about.append(train(config, corpus, model, checkpoints / f"{seed}.pt"))
+        last[:] = [model]
+        return score(model, test_loader, corpus)
+
+    values, seconds = over_seeds(run, config, f"{config.dataset} {kind}")
+    if config.picture and kind == "lattice":
+        picture(config, corpus, *last)
+    speed = speeds(config, corpus, kind)
+    shutil.rmtree(checkpoints)
+    print(
+        f"  sentences a second, batches of 32 and of 1: {speed['train_32']:.0f} and {speed['train_1']:.0f} in training "
+        f"({speed['train_ratio']:.1f} times), {speed['tag_32']:.0f} and {speed['tag_1']:.0f} in tagging "
+        f"({speed['tag_ratio']:.1f} times)"
+    )
+    more = {name: round(fmean(each[name] for each in about), 2) for name in about[0]}
+    published = PUBLISHED[config.dataset][kind]
+    return report(
+        "lattice_ner", config.dataset, kind, "entity F1 %", values, seconds, published,
+        by_seed=[round(value, 3) for value in values], sentences_a_second=speed, **more,
+    )  # fmt: skip
+
+
+def compared(character: dict, with_words: dict) -> dict[str, float]:
+    """What words add, seed by seed: the mean and the standard deviation of the difference."""
+    gains = [b - a for a, b in zip(character["by_seed"], with_words["by_seed"], strict=True)]
+    gain = {"mean": round(fmean(gains), 3), "std": round(stdev(gains), 3) if len(gains) > 1 else 0.0}
+    print(f"  words add {gain['mean']:+.2f} +- {gain['std']:.2f} ({sum(g > 0 for g in gains)} of {len(gains)} seeds)")
+    return gain
+
+
+# The picture ----------------------------------------------------------------------------------------------------------
+
+
+def picture(config: Config, corpus: Corpus, model: Tagger) -> Path:
+    """A test sentence's lattice in both directions: how much each word adds where it ends, and the tags."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    data = max((d for d in corpus.test if 12 <= d["character"].num_nodes <= 22), key=lambda d: d["word"].num_nodes)
+    batch = collate([data], exclude_keys=["token"])
+    with torch.no_grad():
+        vectors = model.characters(batch["character"].number), model.words(batch["word"].number)
+        weights = [alpha.mean(1).tolist() for alpha in model.layer.word_weights(*vectors, relations(batch))]
+        tags = [(corpus.tags[a], corpus.tags[b]) for a, b in zip(model.tags(batch), batch["character"].y)]
+    figure, axes = plt.subplots(2, 1, figsize=(0.75 * len(tags) + 2, 8), constrained_layout=True)
+    shade = ScalarMappable(Normalize(0, max(map(max, weights))), "Blues")
+    for ax, weight, way in zip(axes, weights, ("forwards, into its last character", "backwards, into its first")):
+        draw_lattice(ax, data, weight, [a if a == b else f"{a}\n(true: {b})" for a, b in tags], shade)
+        ax.set_title(f"weight of each word's cell, {way} (mean over {config.hidden} units)")
+    figure.colorbar(shade, ax=axes, shrink=0.6, label="weight")
+    path = config.out / f"lattice_ner-{config.dataset}.png"
+    config.out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def draw_lattice(ax, data: HeteroData, weight: list[float], tags: list[str], shade) -> None:
+    """Characters with their tags, and above them the words as bars from the first to the last character, as dark as
+    their weight."""
+    edges, letters = relations(data), {"fontproperties": font()}
+    free: list[int] = []  # of each row of bars, the first character without one
+    for word, first, last, w in zip(
+        data["word"].token, edges["begins"][0].tolist(), edges["ends"][1].tolist(), weight
+    ):
+        row = next((r for r, start in enumerate(free) if start <= first), len(free))
+        free[row:] = [last + 1, *free[row + 1 :]]
+        ax.barh(row + 1, last - first + 0.8, left=first - 0.4, height=0.8, color=shade.to_rgba(w), edgecolor="#7b8494")
+        text = f"{word}  {w:.2f}" if last - first > 1 else f"{word}\n{w:.2f}"
+        colour = "white" if shade.norm(w) > 0.6 else "#22262e"
+        ax.text((first + last) / 2, row + 1, text, ha="center", va="center", size=10, color=colour, **letters)
+    for k, (character, tag) in enumerate(zip(data["character"].token, tags)):
+        ax.text(k, 0.2, character, ha="center", va="center", size=15, **letters)
+        ax.text(k, -0.3, tag, ha="center", va="top", size=7)
+    ax.set(xlim=(-0.7, len(tags) - 0.3), ylim=(-0.8, len(free) + 0.7))
+    ax.axis("off")
+
+
+def font():
+    """A font with Chinese letters, of a package if it is installed; else matplotlib's own, which draws boxes."""
+    from matplotlib.font_manager import FontProperties
+
+    found = importlib.util.find_spec(FONT)
+    return FontProperties(fname=next(Path(found.origin).parent.glob("*.otf"))) if found else FontProperties()
+
+
+def main(config: Config) -> list[dict]:
+    if config.smoke:
+        config = replace(config, seeds=1, epochs=2, picture=False)
+    corpus = Corpus(config)
+    kinds = ["character", "lattice"] if config.model == "both" else [config.model]
+    rows = [experiment(config, corpus, kind) for kind in kinds]
+    if len(rows) == 2:
+        rows[1]["gain"] = compared(*rows)
+    return rows
+
+
+if __name__ == "__main__":
+    start(Config, main)
