@@ -14,6 +14,7 @@ from torch_geometric.data import Batch
 
 import mpnn
 from mpnn.engine import choose
+from mpnn.engine.wavefront import rows_of
 from mpnn.schedule import by, ordered, synchronous, topological
 
 WIDTH, HEADS = 3, 2
@@ -805,3 +806,56 @@ def test_a_cell_with_products_runs_under_autocast(schedule):
         torch.testing.assert_close(h.float(), exact[0], rtol=0.05, atol=0.1)
         (h.float().sum() + c.float().sum()).backward()
         assert all(p.grad.isfinite().all() for p in cell.parameters())
+
+
+# State that is lent and not copied ------------------------------------------------------------------------------------
+
+
+class Shifted(mpnn.MessagePassing):
+    """h_i = x_i h_j: its gradient needs the states that were read."""
+
+    state, schedule, hidden_features = ("h",), "topological", 2
+
+    def message(self, h_j):
+        return h_j
+
+    def update(self, x, message=None):
+        return x if message is None else x * message
+
+
+CHAIN = torch.tensor([[0, 1, 2], [1, 2, 3]])
+
+
+def test_what_is_returned_may_be_written_to_before_the_way_back():
+    x = normal(torch.Generator().manual_seed(0), 4, 2)
+    with mpnn.engine("wavefront"):
+        h = Shifted().propagate(CHAIN, x=x)
+        h.mul_(3.0)
+        (gradient,) = torch.autograd.grad(h.sum(), x)
+    (expected,) = torch.autograd.grad(3 * x.cumprod(0).sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_hook_that_writes_to_the_state_it_reads_is_refused_in_words(grad):
+    class Writing(Shifted):
+        def message(self, h_j):
+            return h_j.mul_(2.0) if not h_j.requires_grad else h_j.detach().mul_(2.0)
+
+    with mpnn.engine("wavefront"), torch.set_grad_enabled(grad), pytest.raises(RuntimeError, match="wrote in place"):
+        Writing().propagate(CHAIN, x=normal(torch.Generator().manual_seed(0), 4, 2))
+
+
+@settings(max_examples=40)
+@given(dags())
+def test_rows_are_lent_exactly_where_sources_stand_side_by_side_in_levels_before(graph):
+    plan = mpnn.plan(graph, "topological")
+    edges, start = plan.edges[""], 0
+    first = torch.tensor(plan.node_counts).cumsum(0).tolist()
+    for level, rows in enumerate(rows_of(plan, "")):
+        index = edges.src[start : start + edges.counts[level]].tolist()
+        start += len(index)
+        together = bool(index) and index == list(range(index[0], index[0] + len(index)))
+        assert isinstance(rows, slice) == together
+        assert (list(range(rows.start, rows.stop)) if together else rows.tolist()) == index
+        assert all(j < first[level - 1] for j in index)

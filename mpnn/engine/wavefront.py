@@ -2,10 +2,14 @@
 
 The state lives in one buffer a field, in level order. It starts as the state from before the pass and a level
 overwrites its own slice, so at any moment a row holds the newest state of its node and a gather needs no case
-distinction. Three autograd functions read and write the buffer; each hands the next an empty *token*, which gives
-autograd the order that writing in place would hide from it. On the way back the gradients of all reads of a row add up
-in one gradient buffer; a level takes its slice out of it, and from then on that slice collects the gradient of the
-state from before the pass. Between these three, everything is ordinary autograd.
+distinction. Three autograd functions stand around the buffer: one opens it, one writes a level and reads what the next
+one asks for, one closes it. Each hands the next an empty *token*, which gives autograd the order that writing in place
+would hide from it. On the way back the gradients of all reads of a row add up in one gradient buffer; a level takes its
+slice out of it, and from then on that slice collects the gradient of the state from before the pass. Between these
+three, everything is ordinary autograd.
+
+Where the sources of a level's edges stand side by side in the buffer, as on chains, they are not copied out of it: what
+is read shares its memory, which no later level writes to.
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ from mpnn.hooks import Argument, Hook
 PATH = "the wavefront"
 
 
+Rows = Tensor | slice  # of the buffer: any, or some that stand side by side
+
+
 class _Buffer:
     """The state of all nodes, and on the way back its gradient: a tensor for each field."""
 
@@ -31,6 +38,8 @@ class _Buffer:
         self.grad: list[Tensor] = []
         self.task = None
         self.keeps_old = keeps_old
+        self.lent: list[tuple[Tensor, int]] = []  # what was read last and shares memory with the buffer; its version
+        self.shared = False
 
     def starts(self) -> bool:
         """Whether this is the first that a backward pass sees of the buffer;
@@ -45,61 +54,85 @@ class _Buffer:
             self.grad = [torch.zeros_like(shape, memory_format=torch.contiguous_format) for shape in self.shape]
         return self.grad
 
+    def read(self, wanted: list[tuple[list[int], Rows]]) -> tuple[Tensor, ...]:
+        """Rows of some fields, for each edge type."""
+        return tuple(self._rows(self.data[k], rows) for fields, rows in wanted for k in fields)
+
+    def _rows(self, data: Tensor, rows: Rows) -> Tensor:
+        if isinstance(rows, Tensor):
+            return data.index_select(0, rows)
+        start = data.storage_offset() + rows.start * data.stride(0)
+        shape = (rows.stop - rows.start, *data.shape[1:])
+        # no view to autograd, which would take every write to another level for a change of these rows
+        lent = data.new_empty(0).set_(data.untyped_storage(), start, shape, data.stride())
+        self.lent.append((lent, 0 if lent.is_inference() else lent._version))
+        self.shared = True
+        return lent
+
+    def check_lent(self) -> None:
+        """Raises if a hook has written to what it was lent."""
+        if any(not lent.is_inference() and lent._version > version for lent, version in self.lent):
+            raise RuntimeError(
+                "a hook wrote in place to the state of a source (h_j or the like), which shares memory with the state "
+                "itself; expected a new tensor. Use the operation without the trailing underscore, or inplace=False."
+            )
+        self.lent.clear()
+
+    def collect(self, wanted: list[tuple[list[int], Rows]], grads: tuple) -> list[Tensor]:
+        """Adds the gradients of what was read; returns the gradient so far."""
+        total, grads = self.gradient(), iter(grads)
+        for fields, rows in wanted:
+            for k in fields:
+                grad = next(grads)
+                if grad is None:
+                    continue
+                if isinstance(rows, slice):
+                    total[k][rows].add_(grad)
+                else:
+                    total[k].index_add_(0, rows, grad)
+        return total
+
 
 class _Open(torch.autograd.Function):
+    """The state from before the pass into the buffer; and what the first level reads."""
+
     @staticmethod
-    def forward(ctx, buffer, *initial):
-        ctx.buffer = buffer
+    def forward(ctx, buffer, wanted, *initial):
+        ctx.buffer, ctx.wanted = buffer, wanted
+        ctx.set_materialize_grads(False)
         buffer.data = [value.clone(memory_format=torch.contiguous_format) for value in initial]
         buffer.shape = [value.new_empty(()).expand(value.shape) for value in initial]
-        return initial[0].new_zeros(())
+        return initial[0].new_zeros(()), *buffer.read(wanted)
 
     @staticmethod
-    def backward(ctx, _):
+    def backward(ctx, _, *grads):
         kernels.refuse_double_backward(PATH)
-        grad = ctx.buffer.gradient()
-        return None, *(grad if ctx.buffer.keeps_old else [None] * len(grad))  # what nobody read has none
+        grad = ctx.buffer.collect(ctx.wanted, grads)
+        return None, None, *(grad if ctx.buffer.keeps_old else [None] * len(grad))  # what nobody read has none
 
 
-class _Read(torch.autograd.Function):
-    """Rows of some fields of the buffer, at the moment of the call."""
+class _Step(torch.autograd.Function):
+    """A level's new state into its slice of the buffer; and what the next level reads."""
 
     @staticmethod
-    def forward(ctx, token, buffer, fields, index):
-        ctx.buffer, ctx.fields, ctx.index = buffer, fields, index
+    def forward(ctx, token, buffer, start, stop, wanted, *values):
+        ctx.buffer, ctx.start, ctx.stop, ctx.wanted = buffer, start, stop, wanted
         ctx.set_materialize_grads(False)
-        return tuple(buffer.data[k].index_select(0, index) for k in fields)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        kernels.refuse_double_backward(PATH)
-        total = ctx.buffer.gradient()
-        for k, grad in zip(ctx.fields, grads):
-            if grad is not None:
-                total[k].index_add_(0, ctx.index, grad)
-        return None, None, None, None
-
-
-class _Write(torch.autograd.Function):
-    """A frontier's new state into its slice of the buffer."""
-
-    @staticmethod
-    def forward(ctx, token, buffer, start, stop, *values):
-        ctx.buffer, ctx.start, ctx.stop = buffer, start, stop
+        buffer.check_lent()
         for field, value in zip(buffer.data, values):
             field[start:stop] = value
-        return token.new_zeros(())
+        return token.new_zeros(()), *buffer.read(wanted)
 
     @staticmethod
-    def backward(ctx, _):
+    def backward(ctx, _, *grads):
         kernels.refuse_double_backward(PATH)
-        slices = [grad[ctx.start : ctx.stop] for grad in ctx.buffer.gradient()]
+        slices = [grad[ctx.start : ctx.stop] for grad in ctx.buffer.collect(ctx.wanted, grads)]
         if ctx.buffer.keeps_old:
             taken = [s.clone() for s in slices]
             for s in slices:
                 s.zero_()
             slices = taken
-        return None, None, None, None, *slices
+        return None, None, None, None, None, *slices
 
 
 class _Close(torch.autograd.Function):
@@ -109,6 +142,8 @@ class _Close(torch.autograd.Function):
     def forward(ctx, token, buffer):
         ctx.buffer = buffer
         data, buffer.data = buffer.data, []
+        if buffer.shared:  # the user may write to what is returned, and the way back needs what was lent
+            return tuple(field.clone() for field in data)
         return tuple(data)
 
     @staticmethod
@@ -228,26 +263,19 @@ class _Same:
 
 
 class _Sources:
-    """State at the sources of a frontier's edges: all fields that the hooks ask for, in one read."""
+    """State at the sources of one type of edges: the fields that hooks ask for, and their rows by level."""
 
-    def __init__(self, run: Wavefront, kind: str):
-        self.run, self.kind = run, kind
-        self.index: list[Tensor] = []
+    def __init__(self, plan, kind: str):
+        self.plan, self.kind = plan, kind
+        self.rows: list[Rows] = []
         self.fields: list[int] = []
-        self.level, self.values = -1, ()
+        self.values: tuple[Tensor, ...] = ()  # of the level that is running
 
     def field(self, k: int) -> _Source:
         if k not in self.fields:
             self.fields.append(k)
-            edges = self.run.plan.edges[self.kind]
-            self.index = edges.remember("src by level", lambda: list(edges.src.split(edges.counts)))
+            self.rows = self.plan.edges[self.kind].remember("rows by level", lambda: rows_of(self.plan, self.kind))
         return _Source(self, self.fields.index(k))
-
-    def at(self, level: int) -> tuple:
-        if self.level != level:
-            self.values = _Read.apply(self.run.token, self.run.buffer, self.fields, self.index[level])
-            self.level = level
-        return self.values
 
 
 class _Source:
@@ -255,7 +283,25 @@ class _Source:
         self.sources, self.place = sources, place
 
     def __getitem__(self, level: int) -> Tensor:
-        return self.sources.at(level)[self.place]
+        return self.sources.values[self.place]
+
+
+def rows_of(plan, kind: str) -> list[Rows]:
+    """The sources of each level's edges: a slice where they stand side by side, all in levels before."""
+    edges, counts = plan.edges[kind], torch.tensor(plan.edges[kind].counts)
+    apart = torch.cat([edges.src.new_zeros(1), (edges.src.diff() != 1).long().cumsum(0)])  # grows where a run ends
+    last = (counts.cumsum(0) - 1).clamp(min=0).to(edges.src.device)
+    first = (last - (counts - 1).clamp(min=0).to(last)).clamp(min=0)
+    if not len(edges):
+        return [edges.src] * plan.num_levels
+    table = torch.stack([edges.src[first], edges.src[last], apart[last] - apart[first]]).tolist()
+    out, written = [], 0
+    for width, count, low, high, gaps, index in zip(
+        plan.node_counts, edges.counts, *table, edges.src.split(edges.counts)
+    ):
+        out.append(slice(low, high + 1) if count and not gaps and high < written else index)
+        written += width
+    return out
 
 
 class _Targets:
@@ -276,14 +322,7 @@ class Wavefront:
         self.one_level = self.plan.num_levels == 1
         self.columns: dict[tuple, Any] = {}
         self.keep = self.hooks.edge_update is not None
-        if not self.one_level:
-            self._open()
-
-    def _open(self) -> None:
-        """Puts the state from before the pass into the buffer."""
-        initial = [self.in_level_order(self.call.fields[name]) for name in self.layer.state]
-        self.buffer = _Buffer(self.plan.reads_old)
-        self.token = _Open.apply(self.buffer, *initial)
+        self.sources: list[_Sources] = []
 
     def in_level_order(self, values: Tensor) -> Tensor:
         if values.stride(0) == 0:  # the same row over and over
@@ -319,7 +358,8 @@ class Wavefront:
 
     def edge_columns(self, kind: str) -> dict[str, list]:
         """The arguments of each hook that runs on edges of one type."""
-        sources = _Sources(self, kind)
+        sources = _Sources(self.plan, kind)
+        self.sources.append(sources)
         return {h.name: [self.column(h, a, kind, sources) for a in h.arguments] for h in self.hooks.on_edges(kind)}
 
     def combine(self, kind: str, arguments: dict[str, list], segment) -> tuple[Any, Any]:
@@ -335,6 +375,7 @@ class Wavefront:
         own = [a.name if a.role == "message" else self.column(update, a, "") for a in update.arguments]
         optional = () if self.one_level or self.keep else [a.name for a in update.arguments if a.default is None]
         kept, start, new = [], 0, ()
+        self.open()
         for level, width in enumerate(plan.node_counts):
             got, sent = {}, {}
             for kind, (name, frontiers, hooks) in on_edges.items():
@@ -348,11 +389,32 @@ class Wavefront:
             if self.keep:
                 kept.append((sent, got))
             if not self.one_level:
-                self.token = _Write.apply(self.token, self.buffer, start, start + width, *new)
+                wanted = self.wanted(level + 1)
+                self.hand_out(wanted, *_Step.apply(self.token, self.buffer, start, start + width, wanted, *new))
             start += width
         if not self.one_level:
             new = tuple(self.in_user_order(value) for value in _Close.apply(self.token, self.buffer))
         return self._result(new, kept)
+
+    def open(self) -> None:
+        """Puts the state from before the pass into the buffer."""
+        if self.one_level:
+            return
+        initial, wanted = [self.in_level_order(self.call.fields[name]) for name in self.layer.state], self.wanted(0)
+        self.buffer = _Buffer(self.plan.reads_old)
+        self.hand_out(wanted, *_Open.apply(self.buffer, wanted, *initial))
+
+    def wanted(self, level: int) -> list[tuple[list[int], Rows]]:
+        """What the hooks ask for of the sources of a level, by edge type; nothing after the last level."""
+        if level == self.plan.num_levels:
+            return []
+        return [(sources.fields, sources.rows[level]) for sources in self.sources if sources.fields]
+
+    def hand_out(self, wanted: list, token: Tensor, *values: Tensor) -> None:
+        """Gives each edge type what was read for it."""
+        self.token = token
+        for sources in self.sources if wanted else ():
+            sources.values, values = values[: len(sources.fields)], values[len(sources.fields) :]
 
     def in_user_order(self, values: Tensor) -> Tensor:
         return kernels.permute(values, self.plan.node_position, self.plan.node_order)
