@@ -93,10 +93,9 @@ def test_the_grid_reads_a_token_below_and_is_read_above(grid):
     torch.manual_seed(0)
     model = grid.GridAdder(8, 1)
     x = torch.tensor([[3, 4, 5]])
-    h0 = model.embed(x[0])[:, None, :8].repeat(1, 2, 1).index_fill(1, torch.tensor([0]), 0)
-    m0 = model.embed(x[0])[:, None, 8:].repeat(1, 2, 1).index_fill(1, torch.tensor([0]), 0)
-    line = mpnn.graphs.grid(3, 1)
-    h, _ = model.cell(torch.zeros(3, 0), line.edge_index, line.dimension, h0, m0)
+    token, line = model.embed(x[0]), mpnn.graphs.grid(3, 1)
+    start = {1: (token[:, :8], token[:, 8:])}
+    h, _ = model.cell(torch.zeros(3, 0), line.edge_index, line.dimension, start)
     assert_close(model(x)[0], model.read(h[-1:, 1]), "depth 1")
 
 

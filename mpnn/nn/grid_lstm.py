@@ -25,14 +25,16 @@ class GridLSTM(Recursive):
         m'_d &= g^f_d \odot m_d + g^u_d \odot g^c_d, \qquad h'_d = \tanh(g^o_d \odot m'_d)
 
     each gate with its own part of :math:`W_d` and :math:`b_d`. :math:`h_d, m_d` is what left the node's predecessor
-    along dimension d, its own :math:`h'_d, m'_d`; without one it is the initial state, 0 unless given. A dimension is
+    along dimension d, its own :math:`h'_d, m'_d`; without one it is what starts there, 0 unless given. A dimension is
     time, an axis of an image, or depth: a grid of time by depth is a stacked LSTM with memory cells from layer to
     layer too. ``mpnn.graphs.grid`` makes grids; any DAG does whose edges say their dimension.
 
     - ``priority``: these dimensions come after all others, one after the other, and see in place of :math:`h_e` the
       :math:`h'_e` of each dimension e before them.
-    - Weights are the same at all nodes, the paper's *tied*. Untied along depth is a layer for each depth, over the
-      other dimensions' edges, that starts from what left the one before along depth: ``h0=h, m0=m``.
+    - ``start`` is what comes in on the sides of the grid. All input may come that way, as words at the bottom of depth.
+    - Weights are the same at all nodes, the paper's *tied*. Untied along dimension d, as depth, is a layer for each
+      place along it, over the other dimensions' edges, that starts where the one before ended:
+      ``start={d: (h[:, d], m[:, d])}``.
     - In one dimension with ``squash="memory"`` it is the LSTM.
 
     Source: Kalchbrenner, Danihelka & Graves 2016, arXiv:1507.01526; its blocks, priority dimensions and inputs on sides
@@ -40,7 +42,7 @@ class GridLSTM(Recursive):
     weights; the paper has one priority dimension, for which this is the same; ``squash="memory"``, if asked for.
 
     Args:
-        in_features: width of ``x``; 0 where all input is in the initial states.
+        in_features: width of ``x``; 0 where all input comes in on the sides.
         hidden_features: width H of ``h`` and ``m`` in each dimension.
         num_dimensions: n.
         priority: dimensions, 0 to n - 1, in the order in which they come.
@@ -51,8 +53,9 @@ class GridLSTM(Recursive):
             behind the others.
 
     Shape:
-        x ``(N, F)``, edge_index ``(2, E)``, dimension ``(E,)`` int64: that of each edge, h0 and m0 ``(N, n, H)``, of
-        which those count that a node has no predecessor for -> h, m ``(N, n, H)``, with two directions ``(N, 2n, H)``.
+        x ``(N, F)``, edge_index ``(2, E)``, dimension ``(E,)`` int64: that of each edge, start {d: h and m ``(N, H)``},
+        whose rows count at nodes without a predecessor along d -> h, m ``(N, n, H)``, with two directions
+        ``(N, 2n, H)``.
 
     Attributes:
         weight_ih ``(4nH, F)``, weight_hh ``(4nH, nH)``, bias ``(4nH,)``: gate blocks u, f, c, o, as i, f, g, o in
@@ -60,8 +63,8 @@ class GridLSTM(Recursive):
         n - 1. Drawn from U(-1/sqrt(H), 1/sqrt(H)). ``reverse`` has the same of the way back.
 
     Raises:
-        ValueError: an edge's dimension or a priority is outside 0 to n - 1; ``squash`` is unknown; h0 or m0 is not
-            ``(N, n, H)``; x is sparse or has another width.
+        ValueError: the dimension of an edge, of a start or with priority is outside 0 to n - 1; ``squash`` is unknown;
+            a start is not ``(N, H)``; x is sparse or has another width.
 
     Example:
         >>> from mpnn.graphs import grid
@@ -102,16 +105,20 @@ class GridLSTM(Recursive):
         x: Tensor,
         edge_index: Any,
         dimension: Tensor,
-        h0: Tensor | None = None,
-        m0: Tensor | None = None,
+        start: dict[int, tuple[Tensor, Tensor]] | None = None,
         *,
         schedule: Any = None,
     ) -> tuple[Tensor, Tensor]:
         _check_dimensions(dimension, self.num_dimensions)
-        initial = {name: value for name, value in {"h0": h0, "m0": m0}.items() if value is not None}
-        for name, value in initial.items():
-            _check_initial(name, value, (len(x), self.num_dimensions, self.hidden_features))
+        initial = self._initial(start, (len(x), self.hidden_features)) if start else {}
         return self.run(x, edge_index, schedule, dimension=dimension, **initial)
+
+    def _initial(self, start: dict[int, tuple[Tensor, Tensor]], shape: tuple[int, int]) -> dict[str, Tensor]:
+        """What starts in all dimensions, side by side: ``(N, n, H)``."""
+        _check_start(start, self.num_dimensions, shape)
+        zero = next(iter(start.values()))[0].new_zeros(shape)
+        h, m = zip(*(start.get(d, (zero, zero)) for d in range(self.num_dimensions)))
+        return {"h0": torch.stack(h, dim=1), "m0": torch.stack(m, dim=1)}
 
     def one_way(self, x: Tensor, edge_index: Any, schedule: Any, dimension: Tensor, **initial) -> tuple[Tensor, Tensor]:
         W, U, b = ([self._of(dims, w) for dims in self.rounds] for w in (self.weight_ih, self.weight_hh, self.bias))
@@ -171,12 +178,16 @@ def _check_dimensions(dimension: Tensor, num_dimensions: int) -> None:
     _checked[dimension] = dimension._version, num_dimensions
 
 
-def _check_initial(name: str, value: Tensor, shape: tuple[int, int, int]) -> None:
-    if value.shape != shape:
-        raise ValueError(
-            f"GridLSTM: {name} has shape {tuple(value.shape)}; expected {shape}: nodes, dimensions, hidden features. "
-            "Of those only the rows count that a node has no predecessor for; the rest may be 0."
-        )
+def _check_start(start: dict[int, tuple[Tensor, Tensor]], num_dimensions: int, shape: tuple[int, int]) -> None:
+    for d, values in start.items():
+        if d not in range(num_dimensions):
+            raise ValueError(f"GridLSTM: start has the dimension {d}; expected some of 0 to {num_dimensions - 1}.")
+        for name, value in zip("hm", values, strict=True):
+            if value.shape != shape:
+                raise ValueError(
+                    f"GridLSTM: start[{d}] has {name} of shape {tuple(value.shape)}; expected {shape}: nodes, hidden "
+                    "features. Rows count at nodes without a predecessor along the dimension; the rest may be 0."
+                )
 
 
 def _check_options(num_dimensions: int, priority: tuple[int, ...], squash: str) -> None:

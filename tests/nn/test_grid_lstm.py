@@ -20,7 +20,7 @@ def inputs(data, width=3):
 
 
 def paper_grid(cell, x, sizes, priority=(), memory=False, h0=None, m0=None):
-    """Kalchbrenner et al. 2016, eq. 1-4 and section 3.2: block after block, from the first corner to the last."""
+    """Kalchbrenner et al. 2016, with the paper's letters: block after block, from the first corner to the last."""
     N, d = len(sizes), cell.hidden_features
     k = 1 if cell.shared else N
 
@@ -85,25 +85,28 @@ def test_priority_dimensions_see_what_the_others_have_put_out(sizes, priority, s
 
 @pytest.mark.parametrize("priority", [(), (1,)])
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 4)])
-def test_what_comes_in_on_the_sides_of_the_grid_is_the_initial_state(sizes, priority):
+def test_what_comes_in_on_a_side_of_the_grid_starts_there(sizes, priority):
     data = grid(*sizes)
     layer, x = randomised(GridLSTM(3, 4, 2, priority)), inputs(data)
     h0, m0 = torch.randn(2, data.num_nodes, 2, 4, dtype=torch.float64)
     leaves = [x, h0.requires_grad_(), m0.requires_grad_(), *layer.parameters()]
+    start = {d: (h0[:, d], m0[:, d]) for d in (0, 1)}
     theirs = paper_grid(layer, x, sizes, priority, h0=h0, m0=m0)
-    assert_same(layer(x, data.edge_index, data.dimension, h0, m0), theirs, leaves)
-    theirs = paper_grid(layer, x, sizes, priority, m0=m0)
-    assert_same(layer(x, data.edge_index, data.dimension, m0=m0), theirs, leaves, what="m0 alone")
+    assert_same(layer(x, data.edge_index, data.dimension, start), theirs, leaves)
+    h0, m0 = (value * torch.tensor([0.0, 1.0])[:, None] for value in (h0, m0))
+    theirs = paper_grid(layer, x, sizes, priority, h0=h0, m0=m0)
+    assert_same(layer(x, data.edge_index, data.dimension, {1: start[1]}), theirs, leaves, what="one side")
 
 
 def test_the_way_back_is_the_pass_from_the_last_corner_with_weights_of_its_own():
     data = grid(3, 4)
     layer, x = randomised(GridLSTM(3, 4, bidirectional=True)), inputs(data)
-    h0 = torch.randn(12, 2, 4, dtype=torch.float64)
-    there = paper_grid(layer, x, (3, 4), h0=h0)
-    back = paper_grid(layer.reverse, x.flip(0), (3, 4), h0=h0.flip(0))
+    h0, m0 = torch.randn(2, 12, 2, 4, dtype=torch.float64)
+    start = {d: (h0[:, d], m0[:, d]) for d in (0, 1)}
+    there = paper_grid(layer, x, (3, 4), h0=h0, m0=m0)
+    back = paper_grid(layer.reverse, x.flip(0), (3, 4), h0=h0.flip(0), m0=m0.flip(0))
     theirs = tuple(torch.cat([a, b.flip(0)], dim=1) for a, b in zip(there, back, strict=True))
-    assert_same(layer(x, data.edge_index, data.dimension, h0), theirs, [x, *layer.parameters()])
+    assert_same(layer(x, data.edge_index, data.dimension, start), theirs, [x, *layer.parameters()])
 
 
 def test_turned_dimensions_start_in_another_corner():
@@ -153,13 +156,12 @@ def test_layers_that_start_from_one_another_are_a_grid_untied_along_depth():
     wide, time = grid(T, D), chain(T)
     tied, x = randomised(GridLSTM(3, H, priority=[1])), inputs(wide)
     x_of = x.view(T, D, 3)
-    along, h, m, hs, ms = torch.zeros(T - 1, dtype=torch.long), None, None, [], []
+    along, start, hs, ms = torch.zeros(T - 1, dtype=torch.long), None, [], []
     for depth in range(D):
-        h, m = tied(x_of[:, depth], time.edge_index, along, h, m)
+        h, m = tied(x_of[:, depth], time.edge_index, along, start)
         hs.append(h)
         ms.append(m)
-        # what left along time is no start: only node 0 has no predecessor, and starts from 0
-        h, m = (torch.cat([torch.zeros_like(v[:, :1]), v[:, 1:]], dim=1) for v in (h, m))
+        start = {1: (h[:, 1], m[:, 1])}
     layered = tuple(torch.stack(v, dim=1).flatten(0, 1) for v in (hs, ms))
     assert_same(tied(x, wide.edge_index, wide.dimension), layered, [x, *tied.parameters()])
 
@@ -186,19 +188,19 @@ def test_frontiers_run_along_anti_diagonals(sizes):
 
 def test_all_input_may_come_in_on_a_side():
     data, layer = chain(6), GridLSTM(0, 4, 1)
-    h0 = torch.randn(6, 1, 4, requires_grad=True)
-    h, _ = layer(torch.zeros(6, 0), data.edge_index, torch.zeros(5, dtype=torch.long), h0, h0)
+    h0 = torch.randn(6, 4, requires_grad=True)
+    h, _ = layer(torch.zeros(6, 0), data.edge_index, torch.zeros(5, dtype=torch.long), {0: (h0, h0)})
     h[-1].sum().backward()
     assert h0.grad[0].abs().min() > 0 and not h0.grad[1:].any()
 
 
-def test_a_plan_stands_in_for_edge_index_with_initial_states_too():
+def test_a_plan_stands_in_for_edge_index_with_a_start_too():
     data = grid(3, 4)
     layer, x = randomised(GridLSTM(3, 4, bidirectional=True)), inputs(data)
-    h0 = torch.randn(12, 2, 4, dtype=torch.float64)
-    expected = layer(x, data.edge_index, data.dimension, h0)
+    start = {0: tuple(torch.randn(2, 12, 4, dtype=torch.float64))}
+    expected = layer(x, data.edge_index, data.dimension, start)
     plan = mpnn.plan(data, "topological")
-    assert_same(layer(x, plan, data.dimension, h0), expected, [x, *layer.parameters()])
+    assert_same(layer(x, plan, data.dimension, start), expected, [x, *layer.parameters()])
 
 
 def test_errors_name_what_is_wrong_and_the_way_out():
@@ -206,10 +208,11 @@ def test_errors_name_what_is_wrong_and_the_way_out():
     layer, x = GridLSTM(3, 4), torch.ones(6, 3)
     with pytest.raises(ValueError, match=r"edge 2 has dimension=2; expected .*\[0, 2\). 1 of 7 .*more num_dimensions"):
         layer(x, data.edge_index, data.dimension.index_fill(0, torch.tensor([2]), 2))
-    with pytest.raises(ValueError, match=r"h0 has shape \(6, 4\); expected \(6, 2, 4\)"):
-        layer(x, data.edge_index, data.dimension, torch.ones(6, 4))
-    with pytest.raises(ValueError, match=r"m0 has shape \(6, 2, 5\); expected \(6, 2, 4\)"):
-        layer(x, data.edge_index, data.dimension, m0=torch.ones(6, 2, 5))
+    h0 = torch.ones(6, 4)
+    with pytest.raises(ValueError, match=r"start\[1\] has m of shape \(6, 5\); expected \(6, 4\)"):
+        layer(x, data.edge_index, data.dimension, {0: (h0, h0), 1: (h0, torch.ones(6, 5))})
+    with pytest.raises(ValueError, match="start has the dimension 2; expected some of 0 to 1"):
+        layer(x, data.edge_index, data.dimension, {2: (h0, h0)})
     with pytest.raises(ValueError, match="squash='cell' is unknown; expected 'product' or 'memory'"):
         GridLSTM(3, 4, squash="cell")
     for priority in ((2,), (0, 0)):
