@@ -43,9 +43,9 @@ class Config(Options):
     """Grid LSTM on sums of numbers and on pictures of digits."""
 
     seeds: int = 3
-    epochs: int = 20
+    epochs: int = 12
     """Epochs; the learning rate falls to 0 over them."""
-    patience: int = 20
+    patience: int = 12
     task: Literal["sums", "digits", "all"] = "all"
     """Task."""
     digits: int = 2

@@ -91,12 +91,11 @@ def test_an_adder_hears_every_digit_and_says_no_digit_before_it(grid, kind):
 
 def test_the_grid_reads_a_token_below_and_is_read_above(grid):
     torch.manual_seed(0)
-    model = grid.GridAdder(8, 1)
+    model, line = grid.GridAdder(8, 2), mpnn.graphs.grid(3, 2)  # time, depth
     x = torch.tensor([[3, 4, 5]])
-    token, line = model.embed(x[0]), mpnn.graphs.grid(3, 1)
-    start = {1: (token[:, :8], token[:, 8:])}
-    h, _ = model.cell(torch.zeros(3, 0), line.edge_index, line.dimension, start)
-    assert_close(model(x)[0], model.read(h[-1:, 1]), "depth 1")
+    h0, m0 = model.embed(x[0].repeat_interleave(2)).chunk(2, dim=1)
+    h, _ = model.cell(torch.zeros(6, 0), line.edge_index, line.dimension, {1: (h0, m0)})
+    assert_close(model(x)[0], model.read(h[-1:, 1]), "last step, upper layer, depth")
 
 
 def test_forget_gates_are_open_at_the_beginning(grid):
