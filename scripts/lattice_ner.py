@@ -68,7 +68,7 @@ class Config(Options):
     """Width of the LSTM in each direction."""
     batch_size: int = 32
     """Sentences a step."""
-    lr: float = 3e-3
+    lr: float = 5e-3
     """Learning rate of Adam at the start."""
     dropout: float = 0.5
     """On vectors and on states."""
@@ -140,9 +140,9 @@ class Tagger(nn.Module):
     def __init__(self, corpus: Corpus, kind: str, config: Config):
         super().__init__()
         H = config.hidden
-        self.characters = nn.Embedding(len(corpus.characters), WIDTH)  # drawn first: the same for both kinds
+        self.characters = vectors(corpus.characters)  # drawn first: the same for both kinds
         if kind == "lattice":
-            self.words = nn.Embedding(len(corpus.words), WIDTH)
+            self.words = vectors(corpus.words)
             self.layer = mpnn.nn.LatticeLSTM(WIDTH, H, forget=config.forget, bidirectional=True)
         else:
             self.words, self.layer = None, mpnn.nn.LSTM(WIDTH, H, forget=config.forget, bidirectional=True)
@@ -170,6 +170,13 @@ class Tagger(nn.Module):
 
     def tags(self, batch: HeteroData) -> Tensor:
         return self.crf.decode(self(batch), relations(batch)["next"])
+
+
+def vectors(vocabulary: Vocabulary) -> nn.Embedding:
+    """Random vectors of variance 1 / WIDTH, as in the code of the paper's authors."""
+    table = nn.Embedding(len(vocabulary), WIDTH)
+    nn.init.uniform_(table.weight, -((3 / WIDTH) ** 0.5), (3 / WIDTH) ** 0.5)
+    return table
 
 
 @torch.no_grad()

@@ -48,6 +48,7 @@ def test_both_models_start_from_the_same_vectors_of_characters(script, corpus):
         torch.manual_seed(3)
         vectors.append(script.Tagger(corpus, kind, script.Config()).characters.weight)
     assert torch.equal(*vectors)
+    assert vectors[0].var().item() == pytest.approx(1 / 50, rel=0.05)
 
 
 def test_a_run_goes_on_where_it_was_killed(script, mpnn_data, tmp_path, monkeypatch):

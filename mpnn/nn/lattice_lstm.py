@@ -51,8 +51,9 @@ class LatticeLSTM(Recursive):
     Source: Zhang & Yang 2018, arXiv:1805.02023, in the form in which lecture notes print it, compared with the code of
     its authors (github.com/jiesutd/LatticeLSTM). Deviations: none with ``forget="own"``. That code has no f: where no
     word ends it takes :math:`f_j = 1 - i_j`, and so does ``forget="coupled"``, which is then that code (but for its
-    initial weights: orthogonal W, identity U, no bias). On a DAG of characters the states of a node's predecessors are
-    added up.
+    initial weights: orthogonal W, identity U, no bias). That :math:`c_{j-1}` is left out where words end is meant: the
+    authors say that with it the results were worse (issue 54 there). On a DAG of characters the states of a node's
+    predecessors are added up.
 
     Args:
         in_features: width of the characters' ``x``.
