@@ -165,7 +165,8 @@ _checked = WeakIdKeyDictionary()
 
 def _check_dimensions(dimension: Tensor, num_dimensions: int) -> None:
     """Raises unless dimensions are in range; looks once at a tensor that is not written to."""
-    if _checked.get(dimension) == (dimension._version, num_dimensions):
+    kept = not torch.is_inference(dimension)  # such a tensor has no version
+    if kept and _checked.get(dimension) == (dimension._version, num_dimensions):
         return
     outside = (dimension < 0) | (dimension >= num_dimensions)
     if bool(outside.any()):
@@ -175,7 +176,8 @@ def _check_dimensions(dimension: Tensor, num_dimensions: int) -> None:
             f"[0, {num_dimensions}). {int(outside.sum())} of {dimension.numel()} edges are outside. Make the layer "
             "with more num_dimensions."
         )
-    _checked[dimension] = dimension._version, num_dimensions
+    if kept:
+        _checked[dimension] = dimension._version, num_dimensions
 
 
 def _check_start(start: dict[int, tuple[Tensor, Tensor]], num_dimensions: int, shape: tuple[int, int]) -> None:

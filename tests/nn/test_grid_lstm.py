@@ -226,3 +226,13 @@ def test_a_dimension_that_is_written_to_is_checked_again():
     data.dimension[0] = 5
     with pytest.raises(ValueError, match="edge 0 has dimension=5"):
         layer(torch.ones(6, 3), data.edge_index, data.dimension)
+
+
+def test_a_grid_that_is_made_in_inference_mode_runs():
+    layer = GridLSTM(3, 4)
+    expected, _ = layer(torch.ones(6, 3), grid(2, 3).edge_index, grid(2, 3).dimension)
+    with torch.inference_mode():
+        data = grid(2, 3)
+        assert torch.equal(layer(torch.ones(6, 3), data.edge_index, data.dimension)[0], expected)
+        with pytest.raises(ValueError, match="edge 0 has dimension=7"):
+            layer(torch.ones(6, 3), data.edge_index, data.dimension + 7)
