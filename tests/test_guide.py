@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 GUIDE = Path(__file__).parent.parent / "docs" / "guide.md"
 
 
@@ -19,3 +21,12 @@ def test_the_program_on_open_and_closed_loops_runs():
     exec(compile(program, "guide.md", "exec"), names)
     forecast, y, ahead = names["forecast"], names["y"], names["one_step_ahead"]
     assert (forecast[:10] == y[:10]).all() and (forecast[10] - ahead[10]).abs() < 1e-5 and forecast[19] != ahead[19]
+
+
+def test_the_program_on_pictures_runs():
+    pytest.importorskip("skimage")
+    names = {}
+    (program,) = (text for text in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S) if "Pool" in text)
+    exec(compile(program, "guide.md", "exec"), names)
+    names["pixels"].sum().backward()
+    assert names["pixels"].shape == (60, 80, 16) and names["network"][0].weight.grad.abs().sum() > 0

@@ -1,3 +1,4 @@
+import networkx as nx
 import pytest
 import torch
 from compare import assert_same, randomised
@@ -59,6 +60,20 @@ def test_states_that_are_not_given_are_zero():
     edge_index, zero = torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]]), torch.zeros(4, 4, dtype=torch.float64)
     rule = ordered(torch.arange(4))
     assert_same(layer(x, edge_index, schedule=rule), layer(x, edge_index, zero, zero, schedule=rule), [layer.bias])
+
+
+def test_a_networkx_graph_brings_its_edges_and_its_priorities():
+    net = nx.Graph([("sky", "tree"), ("tree", "car"), ("car", "road"), ("road", "tree")])
+    confidence = {"sky": 0.9, "tree": 0.3, "car": 0.5, "road": 0.5}
+    nx.set_node_attributes(net, confidence, "confidence")
+    data = mpnn.from_networkx(net, x=lambda node: [1.0, float(len(node))], confidence="confidence", dtype=torch.float64)
+    layer, zero = randomised(GraphLSTM(2, 4)), torch.zeros(4, 4, dtype=torch.float64)
+    ours = layer(data.x, mpnn.plan(data, ordered("confidence")))
+    place = {node: k for k, node in enumerate(net)}
+    edges = [(place[a], place[b]) for u, v in net.edges for a, b in ((u, v), (v, u))]
+    order = [place[node] for node in ("sky", "car", "road", "tree")]
+    theirs = paper(layer, data.x, edges, order, list(zero), list(zero))
+    assert_same(ours, theirs, list(layer.parameters()))
 
 
 def test_layers_go_on_from_the_states_before_and_add_to_their_input():
