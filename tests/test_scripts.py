@@ -140,6 +140,35 @@ def test_lattice_ner_gives_a_row_a_model_and_what_words_add(mpnn_data, tmp_path,
     assert not list(tmp_path.rglob("*.pt"))
 
 
+def test_han_gives_a_row_a_model_and_pictures(mpnn_data, tmp_path, monkeypatch):
+    rows = run("han", tmp_path, monkeypatch, "--smoke")
+    assert [row["model"] for row in rows] == ["logistic", "gcn", "gat", "han"]
+    assert all(row.keys() >= FIELDS and row["mean"] > 45 for row in rows)  # percent; the most frequent class has 37
+    figures = rows[-1]["figures"]
+    assert figures["weight MAM"]["mean"] + figures["weight MDM"]["mean"] == pytest.approx(1, abs=2e-3)
+    assert all(figures[f"macro neighbours {share}"]["mean"] > 40 for share in (20, 80))
+    for what in ("weights", "embeddings"):
+        assert (tmp_path / f"han-imdb-{what}.png").stat().st_size > 8_000
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_han_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
+    (whole,) = run("han", tmp_path, monkeypatch, "--smoke", "--model", "han", "--no-picture")
+    save, calls = mpnn.train._save, []
+
+    def killed(*arguments):
+        save(*arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mpnn.train, "_save", killed)
+        run("han", tmp_path, patch, "--smoke", "--model", "han", "--no-picture")
+    (resumed,) = run("han", tmp_path, monkeypatch, "--smoke", "--model", "han", "--no-picture")
+    assert resumed["runs"] == whole["runs"]
+
+
 def test_a_missing_data_set_ends_a_script_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setenv("MPNN_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="esol_graphs.npz"):
