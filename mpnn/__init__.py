@@ -1,6 +1,6 @@
 """Message passing on any graph under any schedule: a graph, a cell, an order."""
 
-from mpnn import datasets, decode, diagnostics, graphs, lattice, nn, schedule
+from mpnn import datasets, decode, diagnostics, graphs, hetero, lattice, nn, schedule, spacetime
 from mpnn.containers import apply
 from mpnn.convert import from_networkx, node_ids, node_positions, to_networkx
 from mpnn.draw import draw
@@ -21,6 +21,7 @@ __all__ = [
     "explain",
     "from_networkx",
     "graphs",
+    "hetero",
     "lattice",
     "nn",
     "node_ids",
@@ -28,6 +29,7 @@ __all__ = [
     "plan",
     "rowwise",
     "schedule",
+    "spacetime",
     "to_networkx",
 ]
 __version__ = "0.1.0"

@@ -19,6 +19,7 @@ from zoo import graphs
 import mpnn
 from mpnn.features import Linear
 from mpnn.nn import (
+    AGCLSTM,
     AR,
     CRF,
     GAT,
@@ -38,6 +39,7 @@ from mpnn.nn import (
     GraphLSTM,
     GraphNetwork,
     GraphReadout,
+    GraphRecurrent,
     GraphSAGE,
     GraphStructuredLSTM,
     GridLSTM,
@@ -47,6 +49,7 @@ from mpnn.nn import (
     LuongAttention,
     MeanNetwork,
     NaryTreeLSTM,
+    PartAwareLSTM,
     RecNN,
     RelationWise,
     SemanticAttention,
@@ -271,7 +274,35 @@ class TypedRelations(Typed, RelationWise):
     pass
 
 
+class InSpaceAndTime:
+    """The levels are the times: edges to later levels lead on in time, those within a level are edges in space."""
+
+    def forward(self, x, edge_index, batch=None, num_graphs=None, edge_weight=None, *, schedule=None):
+        pairs = edge_index.edge_index() if isinstance(edge_index, mpnn.Plan) else edge_index
+        planned = edge_index if isinstance(edge_index, mpnn.Plan) else mpnn.plan(edge_index, schedule, len(x))
+        later = planned.level[pairs].diff(dim=0)[0]
+        edges = {"space": pairs[:, later == 0], "time": pairs[:, later > 0]}
+        given = {} if edge_weight is None else {"edge_weight": edge_weight[later == 0]}
+        if isinstance(self, AGCLSTM):
+            given |= {"batch": batch, "num_graphs": num_graphs}
+        return super().forward(x, edges, schedule=planned.level, **given)
+
+
+class SpaceTimeRecurrent(InSpaceAndTime, GraphRecurrent):
+    pass
+
+
+class SpaceTimeAGC(InSpaceAndTime, AGCLSTM):
+    pass
+
+
+class HiddenParts(PartAwareLSTM):
+    def forward(self, x, edge_index, *, schedule=None):
+        return super().forward(x, edge_index, schedule=schedule)[0]
+
+
 NO_SPMM = ("reference", "wavefront")
+IN_FRAMES = {"schedules": ("synchronous", "by"), "ways": (), "compiles": False}  # not node by node: no reference
 ON_CHAINS = {"schedules": tuple(SCHEDULES), "ways": NO_SPMM, "compiles": False}  # topological unless told otherwise
 
 
@@ -401,6 +432,15 @@ TABLE = [
         "RelationWise, attention",
         lambda: TypedRelations({kind: GAT(IN, 2, heads=2) for kind in TYPES}, SemanticAttention(4, 4)),
         sparse=True,
+    ),
+    Row("GraphRecurrent", lambda: SpaceTimeRecurrent(GCN, "gru", IN, 4), takes=("edge_weight",), **IN_FRAMES),
+    Row("GraphRecurrent, LSTM", lambda: SpaceTimeRecurrent(Chebyshev, "lstm", IN, 4), **IN_FRAMES),
+    Row("AGCLSTM", lambda: SpaceTimeAGC(IN, 4), gives=("node", "node"), **IN_FRAMES),
+    Row("PartAwareLSTM", lambda: HiddenParts(IN, 4, [[0, 2], [1]]), **ON_CHAINS),
+    Row(
+        "PartAwareLSTM, stacked",
+        lambda: HiddenParts(IN, 4, [[0, 2], [1]], num_layers=2, bidirectional=True),
+        **ON_CHAINS,
     ),
     Row("CRF", lambda: Forested(IN), symmetric=False, **(ON_CHAINS | {"schedules": ("topological",)})),
     Row("a layer with state", Recurrent, takes=("edge_weight",), schedules=tuple(SCHEDULES), ways=NO_SPMM, sparse=True),

@@ -1,5 +1,6 @@
 """Layers: each is a configuration of the one engine."""
 
+from mpnn.nn.agc_lstm import AGCLSTM
 from mpnn.nn.aggr import LSTMAggregation
 from mpnn.nn.chebyshev import Chebyshev
 from mpnn.nn.crf import CRF, forbidden_transitions
@@ -11,6 +12,7 @@ from mpnn.nn.gcn import GCN
 from mpnn.nn.gin import GIN
 from mpnn.nn.graph_lstm import GraphLSTM, ResidualGraphLSTM
 from mpnn.nn.graph_network import GraphNetwork
+from mpnn.nn.graph_recurrent import GraphRecurrent
 from mpnn.nn.grid_lstm import GridLSTM
 from mpnn.nn.gru import GRU
 from mpnn.nn.han import HAN, SemanticAttention
@@ -21,6 +23,7 @@ from mpnn.nn.lattice_lstm import LatticeLSTM
 from mpnn.nn.lstm import LSTM
 from mpnn.nn.mean import MeanNetwork
 from mpnn.nn.narx import AR, NARX
+from mpnn.nn.part_lstm import PartAwareLSTM
 from mpnn.nn.readout import EdgeReadout, GraphReadout, attention
 from mpnn.nn.recursive import RecNN
 from mpnn.nn.relations import RelationWise
@@ -31,6 +34,7 @@ from mpnn.nn.thread_lstm import GraphStructuredLSTM
 from mpnn.nn.tree_lstm import ChildSumTreeLSTM, NaryTreeLSTM, TreeGRU
 
 __all__ = [
+    "AGCLSTM",
     "AR",
     "CRF",
     "Chebyshev",
@@ -45,6 +49,7 @@ __all__ = [
     "GraphLSTM",
     "GraphNetwork",
     "GraphReadout",
+    "GraphRecurrent",
     "GRU",
     "GridLSTM",
     "GraphSAGE",
@@ -60,6 +65,7 @@ __all__ = [
     "MeanNetwork",
     "NARX",
     "NaryTreeLSTM",
+    "PartAwareLSTM",
     "RNN",
     "RecNN",
     "RelationWise",

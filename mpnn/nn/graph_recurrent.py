@@ -1,0 +1,230 @@
+"""Recurrence through time whose products are graph layers: gates that look at the neighbours."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
+
+from mpnn import schedule as schedules
+from mpnn.features import check_dense, check_features
+from mpnn.message_passing import MessagePassing
+from mpnn.plan import Plan, cached_plan
+
+__all__ = ["GraphRecurrent"]
+
+CELLS = {"gru": (3, 1), "lstm": (4, 2)}  # gate blocks, state fields
+
+
+@dataclass
+class Frame:
+    """The edges in space of one level, between its nodes in the order in which they fire."""
+
+    num_nodes: int
+    edge_index: Tensor
+
+
+class GraphRecurrent(MessagePassing):
+    r"""A recurrent cell at each node of a space-time graph, with a graph layer in the place of each product.
+
+    .. math::
+        \text{GRU:}\quad r, z = \sigma(X_t * W + H_{t-1} * U), \quad n = \tanh(X_t * W + r \odot (H_{t-1} * U)),
+        \quad H_t = (1 - z) \odot n + z \odot H_{t-1}
+
+        \text{LSTM:}\quad i, f, o = \sigma(X_t * W + H_{t-1} * U), \quad g = \tanh(X_t * W + H_{t-1} * U), \quad
+        C_t = f \odot C_{t-1} + i \odot g, \quad H_t = o \odot \tanh(C_t)
+
+    where * is a graph layer over the edges in space at time t, with weights of its own for each gate. The layer on X
+    runs once for all times and gates, the layer on :math:`H_{t-1}` once a time, for all gates. A node's
+    :math:`H_{t-1}, C_{t-1}` are the sums over the edges in time into it, 0 without any.
+
+    How it runs: a level is a time. The engine hands each node what comes along its edges in time, and ``update`` calls
+    the layer on these states, over the edges in space of the frontier. So any layer will do whose ``forward`` takes x,
+    edge_index and edge fields by name, and returns a row a node, ours or torch_geometric's. It sees the states of one
+    time, of all graphs of a batch; layers that normalise over all rows, or keep something of the graph they saw first
+    (``cached=True``), do not fit. As an update looks at a whole frontier, the way ``"reference"``, which fires nodes
+    one by one, is refused.
+
+    Source: Seo et al. 2016, arXiv:1612.07659, model 2 (LSTM with Chebyshev filters); Li et al. 2018, arXiv:1707.01926
+    (GRU with diffusion).
+    Deviations: the LSTM has no peepholes; the GRU's reset gate is applied after the product with U, as in
+    ``torch.nn.GRU``, so that one layer serves all gates: the papers apply it before, to :math:`H_{t-1}`. Two biases, of
+    which one would do, if the layers have them. States start at 0.
+
+    Args:
+        conv: makes a layer from in_features and out_features: a class, as ``mpnn.nn.GCN`` or torch_geometric's
+            ``GATConv``, or ``functools.partial(ChebConv, K=3)``.
+        cell: ``"gru"`` or ``"lstm"``.
+        in_features: width of ``x``.
+        hidden_features: width of H.
+
+    Shape:
+        x ``(N, in_features)``, edge_index ``{"space": (2, E), "time": (2, E')}`` or a plan of both, fields ``(E, ...)``
+        of the edges in space, as edge_weight or edge_attr, for those layers that ask for them -> H ``(N,
+        hidden_features)``; :meth:`states` also gives C.
+
+    Attributes:
+        input, recurrent: the two layers; their rows are the gate blocks r, z, n or i, f, g, o, as in ``torch.nn``.
+
+    Raises:
+        ValueError: the cell is unknown; the layer is of another width, or caches; x is sparse or has another width;
+            edges in space join nodes of different levels.
+
+    Example:
+        >>> from mpnn.nn import GCN
+        >>> edges = {"space": torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]]), "time": torch.tensor([[0, 1], [2, 3]])}
+        >>> GraphRecurrent(GCN, "gru", 3, 8)(torch.ones(4, 3), edges).shape
+        torch.Size([4, 8])
+    """
+
+    state = ("s",)  # the cell's fields side by side
+    schedule = "topological"
+
+    def __init__(
+        self, conv: Callable[[int, int], nn.Module], cell: str = "gru", in_features: int = 1, hidden_features: int = 16
+    ):
+        if cell not in CELLS:
+            raise ValueError(f"{type(self).__name__}: cell={cell!r} is unknown; expected 'gru' or 'lstm'.")
+        super().__init__()
+        self.cell, self.in_features, self.hidden_features = cell, in_features, hidden_features
+        self.widths = [hidden_features] * CELLS[cell][1]
+        rows = CELLS[cell][0] * hidden_features
+        self.input, self.recurrent = conv(in_features, rows), conv(hidden_features, rows)
+        self._check_layers(rows)
+
+    def _check_layers(self, rows: int) -> None:
+        for layer in (self.input, self.recurrent):
+            if getattr(layer, "cached", False):
+                raise ValueError(
+                    f"{type(self).__name__}: {type(layer).__name__} keeps what it computed for the first graph; "
+                    "expected cached=False, as each time has a graph of its own."
+                )
+
+    def reset_parameters(self) -> None:
+        reset(self.input)
+        reset(self.recurrent)
+
+    def initial_state(self, name: str, num_nodes: int, like: Tensor) -> Tensor:
+        return like.new_zeros(1, sum(self.widths)).expand(num_nodes, -1)
+
+    def forward(self, x: Tensor, edge_index: Any, schedule: Any = None, **fields: Tensor) -> Tensor:
+        return self.states(x, edge_index, schedule, **fields)[0]
+
+    def states(self, x: Tensor, edge_index: Any, schedule: Any = None, **fields: Tensor) -> tuple[Tensor, ...]:
+        """All fields of the state, ``(N, hidden_features)`` each: H, and C of an LSTM."""
+        return self._run(x, edge_index, schedule, fields)
+
+    def _run(self, x: Tensor, edge_index: Any, schedule: Any, fields: Mapping[str, Tensor], **more: Any) -> tuple:
+        check_dense(type(self).__name__, x)
+        check_features(type(self).__name__, x, self.in_features)
+        time, space = self._apart(edge_index, schedule, len(x))
+        wx = self._layer(self.input, x, space.remember("given", space.edge_index), fields)
+        steps = self._steps(space, fields)
+        s = self.propagate(time, wx=wx, steps=steps, **more)
+        return s.split(self.widths, dim=1)
+
+    def _apart(self, edge_index: Any, schedule: Any, num_nodes: int) -> tuple[Plan, Plan]:
+        """The plan of the edges in time, and the edges in space laid out by its levels."""
+        if isinstance(edge_index, Plan):
+            levels = schedules.by(edge_index.level)
+            edges = edge_index.remember("by type", lambda: {kind: edge_index.edge_index(kind) for kind in RELATIONS})
+            return tuple(cached_plan(edges[kind], levels, num_nodes, f"{self._name} ({kind})") for kind in RELATIONS)
+        if not isinstance(edge_index, Mapping) or set(edge_index) != set(RELATIONS):
+            given = sorted(edge_index) if isinstance(edge_index, Mapping) else type(edge_index).__name__
+            raise ValueError(
+                f"{self._name}: edge_index is {given}; expected {{'space': (2, E), 'time': (2, E)}}, as "
+                "mpnn.spacetime.relations(data) gives."
+            )
+        time = self._plan(edge_index["time"], schedule, num_nodes)
+        space = cached_plan(edge_index["space"], schedules.by(time.level), num_nodes, f"{self._name} (space)")
+        return time, space
+
+    def _steps(self, space: Plan, fields: Mapping[str, Tensor]) -> Iterator[tuple[Frame, dict[str, Tensor]]]:
+        """Level by level the edges in space, and their fields."""
+        edges = space.edges[""]
+        columns = {name: edges.place(values).split(edges.counts) for name, values in fields.items()}
+        for level, frame in enumerate(space.remember("frames", lambda: frames(space, self._name))):
+            yield frame, {name: column[level] for name, column in columns.items()}
+
+    def _layer(self, layer: nn.Module, x: Tensor, edge_index: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
+        """One of the two layers, with those fields that it asks for."""
+        known = inspect.signature(layer.forward).parameters
+        out = layer(x, edge_index, **{name: values for name, values in fields.items() if name in known})
+        rows = CELLS[self.cell][0] * self.hidden_features
+        if out.shape != (len(x), rows):
+            raise ValueError(
+                f"{self._name}: {type(layer).__name__} gave shape {tuple(out.shape)} for {len(x)} nodes; expected "
+                f"({len(x)}, {rows}), a column for each of {CELLS[self.cell][0]} gates times {self.hidden_features} "
+                "hidden features. With several heads, average them (concat=False)."
+            )
+        return out
+
+    def message(self, s_j):
+        return s_j
+
+    def update(self, wx, steps, message):
+        return torch.cat(self.step(wx, steps, message), dim=1)
+
+    def step(self, wx: Tensor, steps: Iterator, before: Tensor) -> tuple[Tensor, ...]:
+        """The new H, and C of an LSTM, of the nodes of a frontier."""
+        frame, fields = next(steps)
+        if frame.num_nodes != len(wx):
+            raise ValueError(
+                f"{self._name}.update was given {len(wx)} of the {frame.num_nodes} nodes of a frontier; expected all, "
+                "as the layer on their states looks at the neighbours. Run it by mpnn.engine('wavefront')."
+            )
+        h, *c = before.split(self.widths, dim=1)[: CELLS[self.cell][1]]
+        wh = self._layer(self.recurrent, h, frame.edge_index, fields)
+        return _gru(wx, wh, h) if self.cell == "gru" else _lstm(wx, wh, *c)
+
+    def __repr__(self) -> str:
+        inside = f"{self.cell!r}, {self.in_features}, {self.hidden_features}"
+        return f"{self._name}({type(self.input).__name__}, {inside})"
+
+
+RELATIONS = ("time", "space")
+
+
+def frames(space: Plan, owner: str) -> list[Frame]:
+    """The edges in space of each level; equal ones, one after the other, share one tensor, which is planned once."""
+    edges, out, start = space.edges[""], [], 0
+    _check_levels(space, owner)
+    pairs = torch.stack([edges.src, edges.dst]).long()
+    for width, some in zip(space.node_counts, pairs.split(edges.counts, dim=1)):
+        local = some - start
+        same = out and out[-1].num_nodes == width and torch.equal(out[-1].edge_index, local)
+        out.append(out[-1] if same else Frame(width, local))
+        start += width
+    return out
+
+
+def _check_levels(space: Plan, owner: str) -> None:
+    """Raises unless each edge in space joins nodes of one level."""
+    src, dst = space.edge_index()
+    apart = space.level[src] != space.level[dst]
+    if bool(apart.any()):
+        edge = int(apart.nonzero()[0])
+        j, i = int(src[edge]), int(dst[edge])
+        raise ValueError(
+            f"{owner}: the edge in space {edge} ({j} -> {i}) joins level {int(space.level[j])} with level "
+            f"{int(space.level[i])}; expected the same. {int(apart.sum())} of {len(src)} edges do so. Pass schedule="
+            "mpnn.schedule.by(data.time): nodes without an edge in time into them fire when their time has come."
+        )
+
+
+def _gru(wx: Tensor, wh: Tensor, h: Tensor) -> tuple[Tensor]:
+    size = h.shape[1]
+    r, z = torch.sigmoid(wx[:, : 2 * size] + wh[:, : 2 * size]).chunk(2, dim=1)
+    n = torch.tanh(wx[:, 2 * size :] + r * wh[:, 2 * size :])
+    return (n + z * (h - n),)
+
+
+def _lstm(wx: Tensor, wh: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    i, f, g, o = (wx + wh).chunk(4, dim=1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
