@@ -6,16 +6,16 @@ There are no figures of Graph LSTM on CamVid. SegNet-Basic, trained on the same 
 of 46.3 %, a class average of 54.6 and a pixel accuracy of 84.0 (Badrinarayanan et al. 2017, arXiv:1511.00561). The
 pictures here are 240x180, and the network sees them at 160x120.
 
-A small convolutional network (250,000 weights) gives features and, by a 1x1 convolution, scores. Superpixels (SLIC,
+A small convolutional network (190,000 weights) gives features and, by a 1x1 convolution, scores. Superpixels (SLIC,
 about 400 a picture) have the means over their pixels; the highest mean confidence is a superpixel's priority. A graph
 model of two layers adds to the scores of all pixels of a superpixel. So it starts from the network alone, and small
 things that superpixels blur are not lost; superpixel smoothing shows what is lost otherwise: each superpixel gets the
 class in which the network is most confident on average. The same Graph LSTM without edges shows what neighbours bring.
 
-The network is trained first and the graph models on what it gives, to save time; with ``--along`` it learns on with each
-of them, and the order follows its confidence. All losses weight a class by the square root of how rare it is. Metrics
-are of the pixels of the test pictures, in percent, at the epoch with the best mean IoU on the validation pictures. What
-is prepared and trained is kept in ``--out``, so that a run goes on where it was stopped::
+The network is trained first and the graph models on what it gives, to save time; with ``--along`` it learns on with
+each of them, and the order follows its confidence. All losses weight a class by the square root of how rare it is.
+Metrics are of the pixels of the test pictures, in percent, at the epoch with the best mean IoU on the validation
+pictures. What is prepared and trained is kept in ``--out``, so that a run goes on where it was stopped::
 
     mpnn run superpixels --json out/superpixels.json
     mpnn run superpixels --data my-pictures.zip --superpixels 800 --along
@@ -73,6 +73,8 @@ class Config(Options):
     """Channels of the network where it is deepest."""
     network_epochs: int = 20
     """Epochs of the network."""
+    network_seed: int | None = None
+    """Seed of one network for all runs; unless given, each run trains its own."""
     hidden: int = 32
     """Width of the graph models."""
     layers: int = 2
@@ -410,10 +412,14 @@ MODELS = {
 }
 
 
-@cache
 def seen(config: Config, seed: int) -> tuple[Network, dict[str, list[Data]]]:
-    """A trained network, and the graphs with what it sees in their superpixels."""
-    network = train_network(config, seed)
+    """The trained network of a run, and the graphs with what it sees in their superpixels."""
+    return as_seen_by(config, seed if config.network_seed is None else config.network_seed)
+
+
+@cache
+def as_seen_by(config: Config, network_seed: int) -> tuple[Network, dict[str, list[Data]]]:
+    network = train_network(config, network_seed)
     return network, {part: [as_seen(network, graph) for graph in some] for part, some in load(config)[0].items()}
 
 
@@ -471,7 +477,8 @@ def train(config: Config, kind: str, seed: int) -> tuple[nn.Module, dict[str, Da
         return {"val": mean_iou([pieces(net, batch) for batch in batches["val"]])}
 
     recipe = (config.hidden, config.layers, config.epochs, config.patience, config.batch_size, config.lr, config.along)
-    checkpoint = folder(config) / f"{kind}-{key(*recipe)}-{seed}.pt"
+    of_network = "" if config.network_seed is None else f"-on-{config.network_seed}"
+    checkpoint = folder(config) / f"{kind}-{key(*recipe)}{of_network}-{seed}.pt"
     fit(
         model, batches["train"], loss, evaluate, optimizer, config.epochs, patience=config.patience, clip=1.0,
         schedulers=[slower], checkpoint=checkpoint,
