@@ -64,7 +64,6 @@ def compose(
     if not self_pairs and path[0][0] == path[-1][2]:
         product = product - scipy.sparse.diags_array(product.diagonal(), dtype=np.int64)
     product = product.tocsr()
-    product.eliminate_zeros()
     product.sort_indices()
     found = product.tocoo()
     pairs = np.stack([found.row, found.col]).astype(np.int64)
