@@ -131,7 +131,8 @@ def test_completed_graphs_batch_in_any_order_and_keep_what_they_have():
         assert int(batch[AP].edge_index[0, 0]) == first[1]
     assert given[0].node_types == ["paper"] and given[0].edge_types == []
     bare = complete(given)[0]
-    assert bare["author"].x.shape == (0, 2) and bare[AP].edge_index.shape == (2, 0) and bare[AP].edge_attr.shape == (0, 4)
+    assert bare["author"].x.shape == (0, 2)
+    assert bare[AP].edge_index.shape == (2, 0) and bare[AP].edge_attr.shape == (0, 4)
 
 
 def test_without_completing_the_order_decides_what_torch_geometric_keeps():
