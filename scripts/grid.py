@@ -11,6 +11,12 @@ all depths, against a stacked LSTM of as many layers and units, which has about 
 Digits: the 1,797 pictures of 8 x 8 pixels of scikit-learn, a random fifth for testing. A Grid LSTM over rows and
 columns reads a pixel a node, from one corner or, with the same weights, from all four; an LSTM of about as many weights
 reads a row a step. Accuracy in percent.
+
+With three seeds the Grid LSTM added 99.7 +- 0.3 % of the pairs, the stacked LSTM 10.9 +- 2.9. Of the digits it knew
+95.4 +- 1.3 % from one corner and 97.8 +- 0.5 from four, the LSTM 93.2 +- 1.9. That took three minutes of one core, 20
+minutes on a machine shared by a dozen programs::
+
+    mpnn run grid --json out/grid.json
 """
 
 from __future__ import annotations
@@ -48,6 +54,8 @@ class Config(Options):
     patience: int = 12
     task: Literal["sums", "digits", "all"] = "all"
     """Task."""
+    model: Literal["grid", "lstm", "all"] = "all"
+    """Which of the models."""
     digits: int = 2
     """Digits of each number."""
     depth: int = 4
@@ -235,7 +243,7 @@ def train(config: Config, model: nn.Module, parts: Parts, checkpoint: Path) -> l
 def experiment(config: Config, task: str, kind: str) -> dict:
     """All seeds of one model; the checkpoints go when all are done."""
     data, models = TASKS[task]
-    recipe = {k: v for k, v in asdict(config).items() if k not in ("seeds", "json", "out", "picture", "task")}
+    recipe = {k: v for k, v in asdict(config).items() if k not in ("seeds", "json", "out", "picture", "task", "model")}
     checkpoints = config.out / f"grid-{zlib.crc32(repr((task, kind, recipe)).encode()):08x}"
     curves, weights = [], 0
 
@@ -282,7 +290,9 @@ def main(config: Config) -> list[dict]:
     if config.smoke:
         config = replace(config, seeds=1, epochs=5, train=200, test=50, depth=2, batch_size=10)
     chosen = [task for task in TASKS if config.task in (task, "all")]
-    rows = [experiment(config, task, kind) for task in chosen for kind in TASKS[task][1]]
+    kinds = [(task, kind) for task in chosen for kind in TASKS[task][1]]
+    wanted = {"grid": (True,), "lstm": (False,), "all": (True, False)}[config.model]
+    rows = [experiment(config, task, kind) for task, kind in kinds if kind.startswith("Grid") in wanted]
     if config.picture:
         picture(config, rows)
     return rows

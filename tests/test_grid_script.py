@@ -118,8 +118,9 @@ def test_a_row_a_model_and_a_picture(tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_killed_goes_on_and_ends_the_same(tmp_path, monkeypatch):
-    arguments = ("--smoke", "--task", "digits", "--no-picture")
+    arguments = ("--smoke", "--task", "digits", "--model", "grid", "--no-picture")
     whole = run("grid", tmp_path, monkeypatch, *arguments)
+    assert [row["model"] for row in whole] == ["Grid LSTM", "Grid LSTM, four corners"]
     save, saved = mpnn.train._save, []
 
     def counted(*arguments):
