@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 from mpnn.features import check_dense, check_features
 from mpnn.message_passing import MessagePassing
-from mpnn.nn.recursive import times
 from mpnn.schedule import Schedule
 
 __all__ = ["GraphLSTM", "ResidualGraphLSTM"]
@@ -100,20 +100,21 @@ class GraphLSTM(MessagePassing):
     ) -> tuple[Tensor, Tensor]:
         check_dense(type(self).__name__, x)
         check_features(type(self).__name__, x, self.in_features)
-        h = x.new_zeros(len(x), self.hidden_features) if h is None else h
+        zeros = x.new_zeros(1, self.hidden_features).expand(len(x), -1)
+        h, m = zeros if h is None else h, zeros if m is None else m
         gates = F.linear(x, self.weight_ih, self.bias)
-        mine = gates + F.linear(h, self.weight_hh)
-        forget = [block.chunk(4, dim=1)[1] for block in (gates, mine)]
-        V = self.weight_nh.split(self.hidden_features)
+        i, f, g, o = (gates + F.linear(h, self.weight_hh)).chunk(4, dim=1)
+        V_i, V_f, V_g, *V_o = self.weight_nh.split(self.hidden_features)
         return self.propagate(
             edge_index,
             schedule=schedule,
             h=h,
             m=m,
-            gates=mine,
-            forget=forget[0],
-            near=F.linear(h, V[1]),
-            V=times(torch.cat([V[0], *V[2:]])),
+            gates=torch.cat([i, g, o], dim=1),
+            left=torch.sigmoid(f) * m,
+            forget=gates.chunk(4, dim=1)[1],
+            near=F.linear(h, V_f),
+            add=partial(add_product, weight=torch.cat([V_i, V_g, *(V_o or [torch.zeros_like(V_i)])]).t()),
         )
 
     def message(self, h_j, m_j, forget_i, near_j):
@@ -121,21 +122,23 @@ class GraphLSTM(MessagePassing):
             return h_j, m_j, near_j
         return h_j, torch.sigmoid(forget_i + near_j) * m_j
 
-    def update(self, gates, forget, m, V, message):
+    def update(self, gates, left, forget, add, message):
         h, kept = message[:2]
         if not self.adaptive:
             kept = torch.sigmoid(forget + message[2]) * kept
-        i, f, g, o = gates.chunk(4, dim=1)
-        near = V(h).split(self.hidden_features, dim=1)
-        i, g = i + near[0], g + near[1]
-        o = o + near[2] if self.output_gate_reads_neighbours else o
-        m = kept + torch.sigmoid(f) * m + torch.sigmoid(i) * torch.tanh(g)
+        i, g, o = add(gates, h).chunk(3, dim=1)
+        m = kept + left + torch.sigmoid(i) * torch.tanh(g)
         return torch.tanh(torch.sigmoid(o) * m), m
 
     def __repr__(self) -> str:
         shown = [] if self.adaptive else ["adaptive=False"]
         shown += [] if self.output_gate_reads_neighbours else ["output_gate_reads_neighbours=False"]
         return f"{type(self).__name__}({', '.join([f'{self.in_features}, {self.hidden_features}', *shown])})"
+
+
+def add_product(gates: Tensor, h: Tensor, weight: Tensor) -> Tensor:
+    """``gates + h weight``, in one step."""
+    return torch.addmm(gates, h, weight)
 
 
 class ResidualGraphLSTM(nn.Module):
