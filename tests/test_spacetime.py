@@ -99,6 +99,8 @@ def test_coarsening_joins_windows_of_each_vertex_in_each_graph():
     together = Batch.from_data_list([graph for graph, _ in alone])
     for name in ("space_index", "time_index"):
         assert edges(coarse[name]) == edges(together[name])
+    src, dst = coarse.time_index
+    assert torch.equal(coarse.time[dst] - coarse.time[src], torch.ones_like(src)) and len(src) == 6
     assert torch.equal(coarse.batch, together.batch) and torch.equal(coarse.time, together.time)
     assert torch.equal(cluster, torch.cat([alone[0][1], alone[1][1] + alone[0][0].num_nodes]))
     mean = mpnn.nn.GraphReadout("mean")(graphs[0].x, alone[0][1], alone[0][0].num_nodes).view(3, 3, 2)
