@@ -24,8 +24,8 @@ from mpnn.datasets.words import features
 
 __all__ = [
     "Card", "File", "Result", "Vocabulary",
-    "card", "cards", "count", "features", "files", "load", "names", "ogb", "pictures", "sick", "split", "sst", "threads",
-    "word_vectors",
+    "card", "cards", "count", "features", "files", "load", "names", "ogb", "pictures", "sick", "split", "sst",
+    "threads", "word_vectors",
 ]  # fmt: skip
 
 

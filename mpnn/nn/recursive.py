@@ -159,7 +159,8 @@ _checked = WeakIdKeyDictionary()
 
 def check_positions(layer: Recursive, child: Tensor, num_children: int) -> None:
     """Raises unless positions are in range; looks once at a tensor that is not written to."""
-    if _checked.get(child) == (child._version, num_children):
+    version = None if child.is_inference() else child._version
+    if version is not None and _checked.get(child) == (version, num_children):
         return
     outside = (child < 0) | (child >= num_children)
     if bool(outside.any()):
@@ -169,7 +170,7 @@ def check_positions(layer: Recursive, child: Tensor, num_children: int) -> None:
             f"[0, {num_children}). {int(outside.sum())} of {child.numel()} edges are outside. Make the layer with more "
             "num_children, or binarise the trees."
         )
-    _checked[child] = child._version, num_children
+    _checked[child] = version, num_children
 
 
 def times(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:

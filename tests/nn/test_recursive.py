@@ -107,3 +107,12 @@ def test_the_nonlinearity_may_be_a_module():
     plain, layer = (randomised(RecNN(3, 4, nonlinearity=f)) for f in (torch.tanh, torch.nn.Tanh()))
     x = inputs(tree)
     assert torch.equal(layer(x, tree.edge_index, tree.child), plain(x, tree.edge_index, tree.child))
+
+
+def test_positions_may_be_made_in_inference_mode_and_are_checked_there():
+    layer = RecNN(3, 4)
+    with torch.inference_mode():
+        edge_index, child = torch.tensor([[1, 2], [0, 0]]), torch.tensor([0, 1])
+        assert layer(torch.ones(3, 3), edge_index, child).shape == (3, 4)
+        with pytest.raises(ValueError, match="edge 1 has child=2"):
+            layer(torch.ones(3, 3), edge_index, torch.tensor([0, 2]))
