@@ -15,9 +15,17 @@ class in which the network is most confident on average. The same Graph LSTM wit
 The network is trained first and the graph models on what it gives, to save time; with ``--along`` it learns on with
 each of them, and the order follows its confidence. All losses weight a class by the square root of how rare it is.
 Metrics are of the pixels of the test pictures, in percent, at the epoch with the best mean IoU on the validation
-pictures. What is prepared and trained is kept in ``--out``, so that a run goes on where it was stopped::
+pictures. What is prepared and trained is kept in ``--out``, so that a run goes on where it was stopped.
 
-    mpnn run superpixels --json out/superpixels.json
+On one trained network, three seeds of each graph model: mean IoU 41.17 of the network alone, 39.76 with superpixel
+smoothing, 41.72 +- 0.33 by Graph LSTM in order of confidence. In each seed that is more than the network alone (by 0.19
+to 0.84), breadth first (by 0.07 to 0.19) and depth first (0.07 to 0.19), as in the paper but by less. One forget gate
+gives the same to 0.001, GCN (41.66 +- 0.42) and no edges at all (41.63 +- 0.15) nearly the same: on fixed features of a
+network that sees most of a picture, neighbours say little that is new. The network took 2.5 minutes of one core, a
+graph model 15 seconds a run, depth first 45 (338 levels, where order of confidence has 21)::
+
+    mpnn run superpixels --network-seed 0 --json out/superpixels.json
+    mpnn run superpixels --seeds 5
     mpnn run superpixels --data my-pictures.zip --superpixels 800 --along
 """
 
