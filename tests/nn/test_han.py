@@ -64,7 +64,11 @@ def paper_han(layer, x, edge_index):  # arXiv:1903.07293, eq. 1-9, one node, hea
     return out
 
 
-@pytest.mark.parametrize("options", [{}, {"self_loops": False}, {"bias": True, "activation": torch.tanh}], ids=["plain", "no loops", "bias"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"self_loops": False}, {"bias": True, "activation": torch.tanh}],
+    ids=["plain", "no loops", "bias and tanh"],
+)
 def test_han_is_the_papers_formula(options):
     for seed in range(3):
         data = typed(seed=seed)
