@@ -6,7 +6,7 @@ data). All of these start from vectors of characters and words that were trained
 from the word list of these vectors; here the vectors are random, the same ones of characters in both models, and the
 words are those of jieba's dictionary. On top of both is a CRF. The epoch that is best on the validation sentences
 counts. F1 is of whole entities, in percent, on the test sentences, by seqeval. A run takes one core about half a minute
-with characters alone and a minute and a half with words::
+with characters alone and two minutes with words::
 
     mpnn run lattice_ner
     mpnn run lattice_ner --dataset weibo-ner
@@ -61,9 +61,9 @@ class Config(Options):
     """The forget gate of characters: of its own, or 1 - i, as in the code of the paper's authors."""
     seeds: int = 3
     """Runs, with seeds 0, 1, ..."""
-    epochs: int = 5
+    epochs: int = 8
     """The most epochs of a run; the learning rate falls to 0 over them."""
-    patience: int = 5
+    patience: int = 8
     """Epochs without a better validation figure after which a run stops."""
     hidden: int = 100
     """Width of the LSTM in each direction."""
