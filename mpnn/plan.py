@@ -285,7 +285,8 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str, mak
     """
     schedule = schedule.bind(graph)
     held = [graph] if isinstance(graph, Tensor) else list(edges_of(graph).values())
-    if not all(isinstance(edge_index, Tensor) and not torch.is_inference(edge_index) for edge_index in held):
+    made_of = held if schedule.values is None else [*held, schedule.values]
+    if not all(isinstance(value, Tensor) and not torch.is_inference(value) for value in made_of):
         return make(graph, schedule, num_nodes, owner)
     key = (_state(graph), schedule.key, num_nodes, make)
     known = _plans.get(held[0])

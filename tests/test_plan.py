@@ -376,3 +376,12 @@ def spy(made, function):
         return function(self, edge_index)
 
     return count
+
+
+def test_values_of_a_schedule_may_be_made_in_inference_mode():
+    chain, layer = EDGES.clone(), mpnn.nn.RNN(2, 3)
+    with torch.inference_mode():
+        level = torch.arange(4)
+        first = layer(torch.ones(4, 2), chain, schedule=by(level))
+        level.copy_(torch.zeros(4))
+        assert not torch.equal(layer(torch.ones(4, 2), chain, schedule=by(level)), first)  # nothing stale was kept
