@@ -826,6 +826,25 @@ class Shifted(mpnn.MessagePassing):
 CHAIN = torch.tensor([[0, 1, 2], [1, 2, 3]])
 
 
+@pytest.mark.parametrize("aggr", ["sum", "mean"])
+@pytest.mark.parametrize("sources", [[0, 0], [1, 0], [0, 1]], ids=str)
+def test_a_state_that_is_passed_on_unchanged_gets_its_gradient(sources, aggr):
+    class Add(mpnn.MessagePassing):
+        state = ("h",)
+
+        def message(self, h_j):
+            return h_j
+
+        def update(self, h, message):
+            return h + message
+
+    h = torch.randn(4, WIDTH, dtype=torch.float64, requires_grad=True)
+    edge_index = torch.tensor([sources, [2, 3]])
+    found = Add(aggr).propagate(edge_index, topological, h=h)
+    with mpnn.engine("reference"):
+        assert_same(found, Add(aggr).propagate(edge_index, topological, h=h), [h])
+
+
 def test_what_is_returned_may_be_written_to_before_the_way_back():
     x = normal(torch.Generator().manual_seed(0), 4, 2)
     with mpnn.engine("wavefront"):

@@ -89,8 +89,16 @@ class _Buffer:
                 if isinstance(rows, slice):
                     total[k][rows].add_(grad)
                 else:
-                    total[k].index_add_(0, rows, grad)
+                    total[k].index_add_(0, rows, _apart(grad, total[k]))
         return total
+
+
+def _apart(grad: Tensor, total: Tensor) -> Tensor:
+    """``grad`` in memory of its own: where a message is the state itself and nothing is summed, it comes back as the
+    very slice of ``total`` that was handed out, which ``index_add_`` refuses even for other rows.
+    """
+    same = grad.untyped_storage().data_ptr() == total.untyped_storage().data_ptr()
+    return grad.clone() if same else grad
 
 
 class _Open(torch.autograd.Function):
