@@ -55,7 +55,14 @@ def skeleton(x: Tensor, bones: Iterable[tuple[int, int]]) -> Data:
         raise ValueError(f"skeleton: x has shape {tuple(x.shape)}; expected (frames, joints, features).")
     bone = torch.tensor(list(bones), dtype=torch.long).reshape(-1, 2).t()
     check_edges("skeleton", bone, x.shape[1])
-    return snapshots(list(x), [torch.cat([bone, bone.flip(0)], dim=1)] * len(x))
+    frames, joints = x.shape[:2]
+    both, node = torch.cat([bone, bone.flip(0)], dim=1), torch.arange(frames * joints)
+    space = (both[:, None] + joints * torch.arange(frames)[:, None]).flatten(1)
+    later = node[node >= joints]
+    data = Data(x=x.flatten(0, 1), space_index=space, time_index=torch.stack([later - joints, later]))
+    data.num_nodes, data.time, data.vertex = len(node), node // max(joints, 1), node % max(joints, 1)
+    data.vertex_id = list(range(joints if frames else 0))
+    return data
 
 
 def snapshots(
