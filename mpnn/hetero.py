@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy  # its parts come when they are asked for
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData

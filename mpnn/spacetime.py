@@ -13,15 +13,17 @@ Sequences of any lengths make a batch as all graphs do: ``Batch.from_data_list``
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
 from mpnn.convert import from_networkx as plain
 from mpnn.graph import check_edges, names_of
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 __all__ = ["coarsen", "from_networkx", "relations", "skeleton", "snapshots"]
 
@@ -137,6 +139,7 @@ def from_networkx(graph: nx.Graph, time: str = "time", vertex: str | None = None
             at one time.
 
     Example:
+        >>> import networkx as nx
         >>> graph = nx.Graph([("a1", "b1"), ("a1", "a2")])
         >>> nx.set_node_attributes(graph, {"a1": 1990, "b1": 1990, "a2": 1995}, "time")
         >>> data = from_networkx(graph)

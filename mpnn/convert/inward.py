@@ -5,14 +5,16 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import torch
 from torch_geometric.data import Data, HeteroData
 
 from mpnn.convert.fields import Rows, name_of, put_fields, requests_of
 from mpnn.convert.origin import NODE, TO, Origin
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def from_networkx(
@@ -79,6 +81,7 @@ def from_networkx(
         ValueError: a value is missing or not a number, named by node or edge; shapes differ; a name is taken.
 
     Example:
+        >>> import networkx as nx
         >>> graph = nx.MultiDiGraph()
         >>> graph.add_node(("a", 1), age=3, size=0.5)
         >>> graph.add_node("b", age=4)
@@ -93,6 +96,8 @@ def from_networkx(
         >>> data.y
         tensor([False,  True])
     """
+    import networkx as nx
+
     if not isinstance(graph, nx.Graph):
         raise TypeError(
             f"from_networkx: graph is a {type(graph).__name__}; expected a networkx Graph, DiGraph, MultiGraph or "

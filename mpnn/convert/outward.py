@@ -6,15 +6,17 @@ import reprlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data, HeteroData
 
 from mpnn.convert.origin import STRUCTURE, Field, Origin, node_ids, origin_of, stores_of
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Edge = tuple[Any, Any, int | None, dict]  # ids of source and target, place in the networkx graph, attributes
 
@@ -75,15 +77,17 @@ def to_networkx(data: Data | HeteroData, directed: bool | None = None) -> nx.Gra
 
 
 GRAPHS = {
-    (False, False): nx.Graph,
-    (True, False): nx.DiGraph,
-    (False, True): nx.MultiGraph,
-    (True, True): nx.MultiDiGraph,
+    (False, False): "Graph",
+    (True, False): "DiGraph",
+    (False, True): "MultiGraph",
+    (True, True): "MultiDiGraph",
 }  # by directed, multigraph
 
 
-def _built(kind: type[nx.Graph], nodes: list[tuple[Any, dict]], edges: list[Edge], origin: Origin) -> nx.Graph:
-    graph = kind()
+def _built(kind: str, nodes: list[tuple[Any, dict]], edges: list[Edge], origin: Origin) -> nx.Graph:
+    import networkx as nx
+
+    graph = getattr(nx, kind)()
     graph.add_nodes_from(nodes)
     if graph.is_multigraph():
         graph.add_edges_from((u, v, _key(origin, number), attrs) for u, v, number, attrs in edges)

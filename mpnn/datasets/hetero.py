@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse
+import scipy  # its parts come when they are asked for
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -56,8 +56,6 @@ def pairs(matrix) -> Tensor:
 
 def mat(path: Path) -> dict:
     """The arrays of a file of MATLAB's."""
-    import scipy.io
-
     return scipy.io.loadmat(str(path))
 
 

@@ -6,9 +6,11 @@ import io
 import pickle
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy  # its parts come when they are asked for
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
@@ -23,14 +25,16 @@ class ArrayUnpickler(pickle.Unpickler):
     A pickle may name any function to be called; here the names are looked up in a table of six instead.
     """
 
-    allowed = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("scipy.sparse.csr", "csr_matrix"): scipy.sparse.csr_matrix,
-        ("collections", "defaultdict"): defaultdict,
-        ("__builtin__", "list"): list,
-    }
+    @cached_property
+    def allowed(self) -> dict[tuple[str, str], Any]:
+        return {
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+            ("scipy.sparse.csr", "csr_matrix"): scipy.sparse.csr_matrix,
+            ("collections", "defaultdict"): defaultdict,
+            ("__builtin__", "list"): list,
+        }
 
     def find_class(self, module: str, name: str):
         if (module, name) not in self.allowed:

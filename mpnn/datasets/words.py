@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import scipy.sparse
+import scipy  # its parts come when they are asked for
 import torch
 from torch import Tensor
 
