@@ -16,7 +16,21 @@ import numpy as np
 from torch import Tensor
 from torch_geometric.data import Data, HeteroData
 
-from mpnn.datasets import hetero, ogb, parse, pictures, plain, series, sick, split, sst, store, tagged, threads
+from mpnn.datasets import (
+    hetero,
+    ogb,
+    parse,
+    pictures,
+    plain,
+    series,
+    sick,
+    skeletons,
+    split,
+    sst,
+    store,
+    tagged,
+    threads,
+)
 from mpnn.datasets.catalog import Card, File, Result, card, cards, names
 from mpnn.datasets.vectors import word_vectors
 from mpnn.datasets.vocabulary import Vocabulary
@@ -24,8 +38,8 @@ from mpnn.datasets.words import features
 
 __all__ = [
     "Card", "File", "Result", "Vocabulary",
-    "card", "cards", "count", "features", "files", "load", "names", "ogb", "pictures", "sick", "split", "sst",
-    "threads", "word_vectors",
+    "card", "cards", "count", "features", "files", "load", "names", "ogb", "pictures", "sick", "skeletons", "split",
+    "sst", "threads", "word_vectors",
 ]  # fmt: skip
 
 
@@ -187,5 +201,6 @@ READERS = {
     "acm4019": hetero.read_acm4019,
     "imdb4780": hetero.read_imdb4780,
     "magnn": hetero.read_magnn,
+    "skeletons": skeletons.read,
 }
 BAGS_OF_WORDS = {"planetoid", "gnn_benchmark", "heterophilous", "acm3025", "acm4019", "imdb4780", "magnn"}
