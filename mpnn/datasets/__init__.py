@@ -29,6 +29,7 @@ from mpnn.datasets import (
     sst,
     store,
     tagged,
+    temporal,
     threads,
 )
 from mpnn.datasets.catalog import Card, File, Result, card, cards, names
@@ -201,6 +202,9 @@ READERS = {
     "acm4019": hetero.read_acm4019,
     "imdb4780": hetero.read_imdb4780,
     "magnn": hetero.read_magnn,
+    "roads": read_npz(temporal.roads),
+    "chickenpox": temporal.read_chickenpox,
+    "covid": temporal.read_covid,
     "skeletons": skeletons.read,
 }
 BAGS_OF_WORDS = {"planetoid", "gnn_benchmark", "heterophilous", "acm3025", "acm4019", "imdb4780", "magnn"}
