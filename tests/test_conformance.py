@@ -33,6 +33,7 @@ from mpnn.nn import (
     TDNN,
     Chebyshev,
     ChildSumTreeLSTM,
+    ContextAttention,
     DiagonalRNN,
     EdgeReadout,
     GATv2,
@@ -43,6 +44,7 @@ from mpnn.nn import (
     GraphSAGE,
     GraphStructuredLSTM,
     GridLSTM,
+    HierarchicalAttention,
     Highway,
     Jordan,
     LatticeLSTM,
@@ -274,6 +276,20 @@ class TypedRelations(Typed, RelationWise):
     pass
 
 
+class Nested(HierarchicalAttention):
+    """Each level has the same graph, and in a node is what has an edge to it, and itself."""
+
+    def forward(self, x, edge_index, *, schedule=None):
+        on = edge_index
+        if not isinstance(on, mpnn.Plan):
+            on = mpnn.plan(edge_index, schedule or "topological", len(x))
+        node = torch.arange(len(x), device=x.device)
+        inside = torch.cat([on.given, torch.stack([node, node])], dim=1)
+        edges = {(low, "next", low): on for low in self.levels[:-1]}
+        edges |= {(low, "in", up): inside for low, up in zip(self.levels, self.levels[1:])}
+        return super().forward({self.levels[0]: x}, edges, dict.fromkeys(self.levels, len(x)))[self.levels[-1]]
+
+
 class InSpaceAndTime:
     """The levels are the times: edges to later levels lead on in time, those within a level are edges in space."""
 
@@ -433,6 +449,8 @@ TABLE = [
         lambda: TypedRelations({kind: GAT(IN, 2, heads=2) for kind in TYPES}, SemanticAttention(4, 4)),
         sparse=True,
     ),
+    Row("ContextAttention", lambda: ContextAttention(IN, 2)),
+    Row("HierarchicalAttention", lambda: Nested(IN, 2), **ON_CHAINS),
     Row("GraphRecurrent", lambda: SpaceTimeRecurrent(GCN, "gru", IN, 4), takes=("edge_weight",), **IN_FRAMES),
     Row("GraphRecurrent, LSTM", lambda: SpaceTimeRecurrent(Chebyshev, "lstm", IN, 4), **IN_FRAMES),
     Row("AGCLSTM", lambda: SpaceTimeAGC(IN, 4), gives=("node", "node"), **IN_FRAMES),

@@ -17,6 +17,7 @@ from mpnn.nn.grid_lstm import GridLSTM
 from mpnn.nn.gru import GRU
 from mpnn.nn.han import HAN, SemanticAttention
 from mpnn.nn.heads import LanguageModel, SequenceClassifier, Tagger, last_state
+from mpnn.nn.hierarchical import ContextAttention, HierarchicalAttention
 from mpnn.nn.highway import Highway
 from mpnn.nn.jordan import Jordan
 from mpnn.nn.lattice_lstm import LatticeLSTM
@@ -39,6 +40,7 @@ __all__ = [
     "CRF",
     "Chebyshev",
     "ChildSumTreeLSTM",
+    "ContextAttention",
     "DiagonalRNN",
     "EdgeReadout",
     "EncoderDecoder",
@@ -55,6 +57,7 @@ __all__ = [
     "GraphSAGE",
     "GraphStructuredLSTM",
     "HAN",
+    "HierarchicalAttention",
     "Highway",
     "Jordan",
     "LSTM",
