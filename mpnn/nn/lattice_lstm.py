@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mpnn.features import check_dense, check_features
 from mpnn.graph import check_edges
+from mpnn.message_passing import MessagePassing
 from mpnn.nn.recursive import Recursive, join, times
 from mpnn.plan import Plan, plan
 from mpnn.schedule import Schedule
@@ -134,7 +135,7 @@ class LatticeLSTM(Recursive):
         return self.without_output(U_word(h_j)), c_j
 
     def message_ends(self, c_j, gate_i, U_gate):
-        weight = torch.sigmoid(gate_i + U_gate(c_j)).exp()
+        weight = opened(gate_i + U_gate(c_j))
         return weight, weight * c_j
 
     def update(self, z, message_next=None, message_begins=None, message_ends=None):
@@ -173,14 +174,13 @@ class LatticeLSTM(Recursive):
 
     def _alpha(self, x: Tensor, words: Tensor, graph: Plan) -> Tensor:
         h, c = self.one_way(x, words, graph)
-        ((before, after), (word, last)) = graph.edge_index("next"), graph.edge_index("ends")
-        h_before = torch.zeros_like(h).index_add(0, after, h[before])[: len(x)]
-        i = F.linear(x, self.weight_ih, self.bias) + F.linear(h_before, self.weight_hh)
-        own = torch.sigmoid(i[:, : self.hidden_features]).exp()
-        gate = F.linear(x[last], self.gate_weight_ih, self.gate_bias) + F.linear(c[word], self.gate_weight_hh)
-        weight = torch.sigmoid(gate).exp()
-        alpha = weight / own.index_add(0, last, weight)[last]
-        return torch.empty_like(alpha).index_copy(0, word - len(x), alpha)
+        C, H, next_, ends = len(x), self.hidden_features, graph.edge_index("next"), graph.edge_index("ends")
+        i = F.linear(x, self.weight_ih[:H], self.bias[:H])
+        own = _OwnGate().propagate(next_, h=h[:C], i=i, U=times(self.weight_hh[:H]))
+        gate = F.linear(x, self.gate_weight_ih, self.gate_bias)
+        fields = {"c": c, "gate": gate, "own": own, "U_gate": times(self.gate_weight_hh)}
+        _, alpha = _Shares().propagate(ends, num_nodes=(len(c), C), **fields)
+        return torch.empty_like(alpha).index_copy(0, ends[0] - C, alpha)
 
     def laid_out(self, x: Tensor, words: Tensor, edge_index: Any, schedule: Any = None) -> tuple[Plan, Plan | None]:
         """The plan of the joined graph, and that of the way back if there is one."""
@@ -202,6 +202,31 @@ class LatticeLSTM(Recursive):
                 f"{name}: words have {words.shape[-1]} features each, shape {tuple(words.shape)}; expected "
                 f"{self.word_features}. Make the layer with word_features={words.shape[-1]}, or pass other features."
             )
+
+
+def opened(gate: Tensor) -> Tensor:
+    """What a gate weighs against others: the exponential of its sigmoid."""
+    return torch.sigmoid(gate).exp()
+
+
+class _OwnGate(MessagePassing):
+    """What the input gate of each character weighs, once the states are known."""
+
+    def message(self, h_j):
+        return h_j
+
+    def update(self, i, U, message):
+        return opened(i + U(message))
+
+
+class _Shares(MessagePassing):
+    """The weight of each word where it ends, beside the other words and the character's input gate."""
+
+    def message(self, c_j, gate_i, U_gate):
+        return opened(gate_i + U_gate(c_j))
+
+    def edge_update(self, message, message_i, own_i):
+        return message / (own_i + message_i)
 
 
 def joined(edge_index: Mapping[str, Tensor], num_characters: int, num_words: int) -> dict[str, Tensor]:

@@ -81,9 +81,11 @@ def test_the_layer_is_the_papers_in_both_directions(name, forget):
     assert_same(layer(x, words, edges, schedule=by_level), theirs, leaves, what="by level")
     with mpnn.engine("reference"):
         assert_same(layer(x, words, edges), theirs, leaves, what="one by one")
+        assert_same(layer.word_weights(x, words, edges), (alpha, alpha_back), leaves, what="weights one by one")
     plan = mpnn.plan(joined(edges, n, len(spans)), "topological", n + len(spans))
     assert_same(layer(x, words, plan), theirs, leaves, what="plan")
     assert_same(layer.word_weights(x, words, edges), (alpha, alpha_back), leaves, what="weights of words")
+    assert_same(layer.word_weights(x, words, plan), (alpha, alpha_back), leaves, what="weights of words on a plan")
 
 
 def test_in_one_direction_the_states_are_those_of_that_direction():
