@@ -18,8 +18,10 @@ import importlib.util
 import lzma
 import shutil
 import time
+import warnings
 import zlib
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal
@@ -303,7 +305,9 @@ def picture(config: Config, corpus: Corpus, model: Tagger) -> Path:
     figure.colorbar(shade, ax=axes, shrink=0.6, label="weight")
     path = config.out / f"lattice_ner-{config.dataset}.png"
     config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # said once, by font()
+        figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
 
@@ -329,11 +333,14 @@ def draw_lattice(ax, data: HeteroData, weight: list[float], tags: list[str], sha
     ax.axis("off")
 
 
+@cache
 def font():
     """A font with Chinese letters, of a package if it is installed; else matplotlib's own, which draws boxes."""
     from matplotlib.font_manager import FontProperties
 
     found = importlib.util.find_spec(FONT)
+    if found is None:
+        warnings.warn("no font with Chinese letters, so pictures have boxes; pip install 'mpnn[lattice]'", stacklevel=2)
     return FontProperties(fname=next(Path(found.origin).parent.glob("*.otf"))) if found else FontProperties()
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -108,6 +109,19 @@ def test_the_lattice_of_a_sentence_is_drawn(script, corpus, tmp_path):
     model = script.Tagger(corpus, "lattice", script.Config(hidden=8)).eval()
     path = script.picture(script.Config(out=tmp_path, hidden=8), corpus, model)
     assert path.stat().st_size > 20_000
+
+
+def test_that_there_is_no_font_with_the_letters_is_said_once(script, corpus, tmp_path, monkeypatch):
+    model = script.Tagger(corpus, "lattice", script.Config(hidden=8)).eval()
+    monkeypatch.setattr(script, "FONT", "no_such_font")
+    script.font.cache_clear()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            script.picture(script.Config(out=tmp_path, hidden=8), corpus, model)
+    script.font.cache_clear()
+    (told,) = [one for one in told if issubclass(one.category, UserWarning)]
+    assert "pip install 'mpnn[lattice]'" in str(told.message)
 
 
 def test_bars_of_words_do_not_lie_upon_each_other(script):
