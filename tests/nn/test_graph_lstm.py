@@ -95,6 +95,31 @@ def test_layers_go_on_from_the_states_before_and_add_to_their_input():
     assert torch.equal(kept, stack(x, graph, ordered(x.norm(dim=1)))) and not torch.equal(kept, ours)
 
 
+@pytest.mark.parametrize("adaptive", [True, False])
+@RUNS
+@given(graph=undirected(), data=st.data(), seed=seeds)
+def test_layers_one_on_the_other_are_the_papers_loop_layer_after_layer(adaptive, graph, data, seed):
+    generator, n = torch.Generator().manual_seed(seed), graph.num_nodes
+    stack, priority = randomised(ResidualGraphLSTM(4, num_layers=3, adaptive=adaptive)), data.draw(priorities(n))
+    x, edges, order = normal(generator, n, 4), graph.edge_index.t().tolist(), in_order(priority)
+    theirs, h, m = x, *torch.zeros(2, n, 4, dtype=torch.float64)
+    for layer in stack.layers:
+        h, m = paper(layer, theirs, edges, order, list(h), list(m), adaptive)
+        theirs = theirs + h
+    assert_same(stack(x, graph.edge_index, ordered(priority)), theirs, [x, *stack.parameters()])
+
+
+def test_a_forget_gate_for_each_neighbour_counts_from_the_second_layer_on():
+    """States are 0 before the first layer, so there all neighbours' gates are equal; after it they are not."""
+    each, one = ResidualGraphLSTM(4, num_layers=2).double(), ResidualGraphLSTM(4, num_layers=2, adaptive=False).double()
+    one.load_state_dict(each.state_dict())
+    x = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    star, rule = torch.tensor([[0, 0, 0, 1, 2, 3], [1, 2, 3, 0, 0, 0]]), ordered(torch.arange(4))
+    first = [stack.layers[0](x, star, schedule=rule)[0] for stack in (each, one)]
+    assert torch.allclose(*first, rtol=1e-12)
+    assert not torch.allclose(each(x, star, rule), one(x, star, rule), rtol=1e-6)
+
+
 def test_the_layer_says_what_it_is_and_refuses_other_widths():
     assert repr(GraphLSTM(3, 4, False)) == "GraphLSTM(3, 4, adaptive=False)"
     with pytest.raises(ValueError, match="GraphLSTM: x has 2 features a node"):
