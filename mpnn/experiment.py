@@ -6,10 +6,13 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from mpnn.train import Fit
 
 __all__ = ["Options", "over_seeds", "report", "start"]
 
@@ -69,39 +72,65 @@ def _command() -> str:
 def markdown(rows: list[dict]) -> str:
     """Result rows as a table."""
     lines = [
-        "| data set | model | metric | mean ± std | seeds | published | seconds | command |",
-        "|---|---|---|--:|--:|--:|--:|---|",
+        "| data set | model | metric | mean ± std | seeds | published | seconds | an epoch | command |",
+        "|---|---|---|--:|--:|--:|--:|--:|---|",
     ]
     for row in rows:
         published = "–" if row["published"] is None else f"{row['published']:g}"
+        epoch = f"{row['epoch_seconds']:.2g}" if row.get("epoch_seconds") else "–"
         lines.append(
             f"| {row['dataset']} | {row['model']} | {row['metric']} | {row['mean']:.2f} ± {row['std']:.2f} "
-            f"| {row['seeds']} | {published} | {row['seconds']:.0f} | `{row['command']}` |"
+            f"| {row['seeds']} | {published} | {row['seconds']:.0f} | {epoch} | `{row['command']}` |"
         )
     return "\n".join(lines)
 
 
-def over_seeds(run: Callable[[int], float], config: Options, label: str) -> tuple[list[float], float]:
-    """``run(seed)`` for each seed, and the seconds it all took; the progress bar shows the mean so far."""
+class Seconds(float):
+    """Seconds that runs took, and what they spent on training, for :func:`report`.
+
+    Attributes:
+        costs: ``epoch_seconds``, the median over all epochs, without their evaluations; and ``examples_a_second`` in
+            it (graphs, or rows of tensors). Empty if nothing was trained by :func:`mpnn.train.fit`.
+    """
+
+    costs: dict[str, float]
+
+    def __new__(cls, seconds: float, trained: Sequence[Fit] = ()):
+        self = super().__new__(cls, seconds)
+        self.costs = {}
+        if epochs := [epoch for run in trained for epoch in run.seconds]:
+            epoch = statistics.median(epochs)
+            costs = {"epoch_seconds": epoch, "examples_a_second": trained[-1].examples / epoch}
+            self.costs = {name: float(f"{value:.3g}") for name, value in costs.items()}
+        return self
+
+
+def over_seeds(run: Callable[[int], float], config: Options, label: str) -> tuple[list[float], Seconds]:
+    """``run(seed)`` for each seed, and the seconds it all took, with what an epoch of a seed's last training cost; the
+    progress bar shows the mean so far."""
     from tqdm import tqdm
 
-    from mpnn.train import seed_all
+    from mpnn.train import seed_all, watched
 
     values: list[float] = []
+    trained: list[Fit] = []
     began = time.perf_counter()
     with tqdm(range(config.seeds), desc=label) as bar:
         for seed in bar:
             seed_all(seed)
-            values.append(run(seed))
+            with watched() as fits:
+                values.append(run(seed))
+            trained += fits[-1:]
             bar.set_postfix_str(f"mean {statistics.fmean(values):.3f}")
-    return values, time.perf_counter() - began
+    return values, Seconds(time.perf_counter() - began, trained)
 
 
 def report(
     experiment: str, dataset: str, model: str, metric: str, values: list[float], seconds: float,
     published: float | None, **more: Any,
 ) -> dict:  # fmt: skip
-    """Prints one line and returns it as a row for the results file."""
+    """Prints one line and returns it as a row for the results file; what :func:`over_seeds` gives for seconds says what
+    an epoch of training took and how many examples a second that is, too."""
     std = statistics.stdev(values) if len(values) > 1 else 0.0
     row = {
         "experiment": experiment,
@@ -116,5 +145,16 @@ def report(
     }
     beside = "no published figure" if published is None else f"published {published}"
     score = f"{row['mean']:.2f} +- {std:.2f} over {len(values)} seeds"
-    print(f"{dataset} {model}: {metric} {score} ({beside}), {seconds:.0f} s")
-    return row | more
+    print(f"{dataset} {model}: {metric} {score} ({beside}), {seconds:.0f} s{said(seconds)}")
+    return row | getattr(seconds, "costs", {}) | more
+
+
+def said(seconds: float) -> str:
+    """What an epoch costs, in words, if that is known.
+
+    Example:
+        >>> said(Seconds(9.0)), said(9.0)
+        ('', '')
+    """
+    costs = getattr(seconds, "costs", {})
+    return "; an epoch {epoch_seconds:g} s, {examples_a_second:g} examples a second".format(**costs) if costs else ""

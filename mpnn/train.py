@@ -6,7 +6,10 @@ Whole-graph training is the case of one batch an epoch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Fit", "fit", "seed_all"]
+__all__ = ["Fit", "fit", "seed_all", "watched"]
+
+_watched: ContextVar[list[Fit] | None] = ContextVar("watched", default=None)
 
 
 @dataclass
@@ -25,11 +30,46 @@ class Fit:
         best: the metrics of the best epoch, and ``"epoch"`` (from 1).
         history: the metrics of every epoch, by name.
         epochs: epochs run.
+        seconds: how long each epoch took, without its evaluation.
+        examples: what an epoch goes through: graphs, or rows where batches are tensors.
     """
 
     best: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[float]] = field(default_factory=dict)
     epochs: int = 0
+    seconds: list[float] = field(default_factory=list)
+    examples: int = 0
+
+
+@contextmanager
+def watched() -> Iterator[list[Fit]]:
+    """Collects what every :func:`fit` within returns, so that its costs can be told without being handed on.
+
+    Example:
+        >>> with watched() as runs:
+        ...     pass
+        >>> runs
+        []
+    """
+    runs: list[Fit] = []
+    token = _watched.set(runs)
+    try:
+        yield runs
+    finally:
+        _watched.reset(token)
+
+
+def examples(batch: Any) -> int:
+    """How many examples a batch has: its graphs; else the rows of the tensor, or of the first of several; else one.
+
+    Example:
+        >>> examples(torch.ones(4, 2)), examples((torch.ones(4, 2), torch.ones(4))), examples("a graph")
+        (4, 4, 1)
+    """
+    if hasattr(batch, "num_graphs"):
+        return int(batch.num_graphs)
+    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    return len(first) if isinstance(first, Tensor) and first.dim() else 1
 
 
 def seed_all(seed: int) -> None:
@@ -87,9 +127,12 @@ def fit(
 
     result, schedulers = Fit(), list(schedulers)
     best_state = copy.deepcopy(model.state_dict())
-    waited = 0
+    waited, began = 0, 0.0
+    if (runs := _watched.get()) is not None:
+        runs.append(result)
 
     def step(_, batch):
+        result.examples += examples(batch)
         optimizer.zero_grad(set_to_none=True)
         value = loss(model, batch)
         if not torch.isfinite(value):
@@ -106,11 +149,14 @@ def fit(
 
     @trainer.on(Events.EPOCH_STARTED)
     def _train(_):
+        nonlocal began
         model.train()
+        result.examples, began = 0, time.perf_counter()
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def _evaluate(engine):
         nonlocal waited
+        result.seconds.append(time.perf_counter() - began)
         model.eval()
         with torch.no_grad():
             metrics = {name: float(value) for name, value in evaluate(model).items()}
@@ -157,6 +203,8 @@ def _save(path: Path, engine, model, optimizer, schedulers, best_state, result: 
         "best_state": best_state,
         "best": result.best,
         "history": result.history,
+        "seconds": result.seconds,
+        "examples": result.examples,
         "waited": waited,
         "random": torch.get_rng_state(),
     }
@@ -172,5 +220,6 @@ def _resume(path: Path, model, optimizer, schedulers, best_state, result: Fit) -
         scheduler.load_state_dict(state)
     best_state.update(saved["best_state"])
     result.best, result.history, result.epochs = saved["best"], saved["history"], saved["epoch"]
+    result.seconds, result.examples = saved["seconds"], saved["examples"]
     torch.set_rng_state(saved["random"])
     return saved["waited"], saved["epoch"]

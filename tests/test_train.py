@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from mpnn.train import fit, seed_all
+import mpnn.train
+from mpnn.loader import collate
+from mpnn.train import examples, fit, seed_all, watched
 
 
 def problem(seed: int = 0, lr: float = 0.1):
@@ -90,3 +92,47 @@ def test_a_run_waits_on_while_there_is_hope():
     task = problem() | {"evaluate": lambda m: {"val": next(scores)}}
     done = fit(**task, epochs=7, patience=3, hopeful=lambda new: new["val"] == 2)
     assert done.epochs == 6 and done.best["epoch"] == 1
+
+
+def test_each_epoch_says_how_long_it_trained_and_on_how_many_examples(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(mpnn.train.time, "perf_counter", lambda: clock[0])
+
+    def ticking(function, seconds):
+        def run(*given):
+            clock[0] += seconds
+            return function(*given)
+
+        return run
+
+    task = problem() | {"checkpoint": tmp_path / "run.pt"}
+    task |= {"loss": ticking(task["loss"], 1.0), "evaluate": ticking(task["evaluate"], 100.0)}
+    done = fit(**task, epochs=2)
+    assert done.seconds == [2.0, 2.0] and done.examples == 16  # two batches of 8
+    later = fit(**task | {"batches": task["batches"][:1]}, epochs=3)
+    assert later.seconds == [2.0, 2.0, 1.0] and later.examples == 8
+
+
+def test_an_epoch_that_fails_has_no_time():
+    task = problem() | {"loss": lambda m, batch: m(batch[0]).sum() * float("nan")}
+    with watched() as runs, pytest.raises(FloatingPointError):
+        fit(**task, epochs=3)
+    assert [run.seconds for run in runs] == [[]]
+
+
+def test_whoever_watches_sees_every_run_and_no_other():
+    with watched() as outer:
+        first = fit(**problem(), epochs=1)
+        with watched() as inner:
+            second = fit(**problem(), epochs=1)
+        third = fit(**problem(), epochs=1)
+    fit(**problem(), epochs=1)
+    assert [id(run) for run in outer] == [id(first), id(third)] and inner == [second]
+
+
+def test_examples_are_graphs_else_rows_else_one():
+    graph = mpnn.graphs.chain(3)
+    x = torch.ones(5, 2)
+    assert [examples(b) for b in (collate([graph, graph]), x, (x, x[:2]), [x], graph, (), torch.ones(()))] == [
+        2, 5, 5, 5, 1, 1, 1,
+    ]  # fmt: skip
