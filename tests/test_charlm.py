@@ -1,4 +1,4 @@
-"""The parts of the character language model: streams, state, counts, and a run that is killed."""
+"""The parts of the character language model: windows, bits, counts, and a run that is killed."""
 
 import importlib.util
 import math
@@ -31,29 +31,55 @@ def tiny(charlm):
     known = mpnn.datasets.Vocabulary(["abcd "])
     token = known("abcd abd bad cab dab " * 30)
     text = charlm.Text(token[:400], token[399:500], token[499:], known)
-    return text, charlm.Config(seeds=1, epochs=3, hidden=8, streams=4, steps=8)
+    return text, charlm.Config(seeds=1, epochs=3, hidden=8, windows=4, steps=8)
 
 
-def test_streams_are_stretches_of_the_text_and_every_token_is_followed_by_the_next(charlm):
-    chunks = charlm.Chunks(torch.arange(24), streams=3, steps=4)  # 23 to predict, 7 in each stream
-    rows = [(chunk.token.view(-1, 3), chunk.y.view(-1, 3)) for chunk in chunks]
-    token, y = (torch.cat(part).t() for part in zip(*rows, strict=True))
-    assert token.tolist() == [list(range(0, 7)), list(range(7, 14)), list(range(14, 21))]
-    assert torch.equal(y, token + 1)
-    assert [chunk.first for chunk in chunks] == [True, False] and len(chunks) == 2
-    for chunk in chunks:
-        src, dst = chunk.edge_index
-        assert torch.equal(chunk.token[dst], chunk.token[src] + 1) and torch.equal(chunk.batch[src], chunk.batch[dst])
+def test_windows_are_stretches_of_the_text_and_every_token_is_followed_by_the_next(charlm):
+    windows = charlm.Windows(torch.arange(100), count=3, steps=4)
+    first, second = list(windows), list(windows)
+    assert len(first) == len(second) == len(windows) == 8
+    rows = torch.cat([token.view(4, 3).t() for token, *_ in first])
+    assert torch.equal(rows, rows[:, :1] + torch.arange(4)) and len(rows.unique()) == rows.numel()  # no token twice
+    assert not torch.equal(rows, torch.cat([token.view(4, 3).t() for token, *_ in second]))
+    for token, y, (src, dst) in first:
+        assert torch.equal(y, token + 1) and torch.equal(token[dst], token[src] + 1) and len(src) == 9
+
+
+@pytest.mark.parametrize("length", [12, 13, 14, 15, 16, 17, 30])
+def test_there_are_windows_enough_wherever_an_epoch_begins(charlm, length):
+    windows = charlm.Windows(torch.arange(length), count=1, steps=4)
+    for _ in range(20):
+        assert len(list(windows)) == len(windows) > 1
 
 
 def test_bits_are_those_of_the_whole_text_read_at_once(charlm, tiny):
     text, config = tiny
     model = charlm.make("lstm", replace(config, dropout=0.0), len(text.known)).eval()
-    token, n = text.test[:41], 40
+    token, n = text.test[:43], 42
     chain = mpnn.graphs.chain(n).edge_index
     nats = F.cross_entropy(model(token[:-1], chain)[0], token[1:])
-    found = charlm.bits(model, charlm.Chunks(token, streams=1, steps=7))
-    assert found == pytest.approx(float(nats.detach()) / math.log(2), rel=1e-5)
+    assert charlm.bits(model, token, stretches=1) == pytest.approx(float(nats.detach()) / math.log(2), rel=1e-5)
+    halves = [charlm.bits(model, token[a : a + 22], stretches=1) for a in (0, 21)]
+    assert charlm.bits(model, token, stretches=2) == pytest.approx(np.mean(halves), rel=1e-5)
+
+
+def test_windows_run_on_the_kernels_of_torch(charlm, tiny):
+    text, config = tiny
+    batch = next(iter(charlm.Windows(text.train, 4, 8)))
+    for kind in charlm.CELLS:
+        with mpnn.engine("packed"):
+            charlm.loss(charlm.make(kind, config, len(text.known)), batch).backward()
+
+
+def test_what_is_held_out_is_learnt_from_unless_options_are_chosen(charlm, tiny, tmp_path, monkeypatch):
+    text, config = tiny
+    seen = []
+    monkeypatch.setattr(charlm, "fit", lambda model, windows, *rest, **more: seen.append(windows.token))
+    for held_out in (False, True):
+        charlm.train(replace(config, held_out=held_out), "gru", text, tmp_path / "unused.pt")
+    whole, part = seen
+    assert torch.equal(whole[: len(part)], text.train) and torch.equal(whole[len(part) :], text.val[1:])
+    assert len(part) == len(text.train)
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_result(charlm, tiny, tmp_path):
@@ -61,9 +87,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_result(charlm, tiny, tmp_path)
 
     def run(checkpoint, seed=3):
         torch.manual_seed(seed)
-        model, speed = charlm.train(config, "gru", text, checkpoint)
-        assert speed > 0
-        return charlm.bits(model, charlm.Chunks(text.test, 2, 8))
+        return charlm.bits(charlm.train(config, "gru", text, checkpoint), text.test, 2)
 
     whole = run(tmp_path / "whole.pt")
     stop, fit = 2, charlm.fit

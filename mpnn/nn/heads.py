@@ -232,6 +232,11 @@ class LanguageModel(nn.Module):
         h, state = carried(self.layer, self.embedding(token), edge_index, state, batch, num_graphs)
         return self.f(h), state
 
+    def scores(self, token: Tensor, edge_index: Any) -> Tensor:
+        """The scores alone, of chains that start from 0 and are not read on: what needs no state at their ends. So
+        torch's kernels can run an LSTM, of which they keep h and not c."""
+        return self.f(tuple_of(self.layer(self.embedding(token), edge_index))[0])
+
     def begin(self, count: int) -> tuple[Callable, tuple[Tensor, ...]]:
         """What ``mpnn.decode`` writes ``count`` texts with: :meth:`step`, and a state of zeros."""
         zeros = self.layer.weight_hh_l0.new_zeros(count, self.layer.num_layers, self.layer.hidden_features)

@@ -160,6 +160,17 @@ def language_model(cell, num_layers: int = 2) -> LanguageModel:
 
 
 @every_cell
+def test_scores_alone_are_those_of_the_model_and_run_on_the_kernels_of_torch(cell):
+    model, token, edge_index = language_model(cell), torch.randint(V, (sum(LENGTHS),)), chains(*LENGTHS)
+    expected, _ = model(token, edge_index, batch=batch_of(*LENGTHS))
+    with mpnn.engine("packed"):
+        assert_close(model.scores(token, edge_index), expected, "scores")
+    if cell is LSTM:
+        with mpnn.engine("packed"), pytest.raises(ValueError, match="c at every node"):
+            model(token, edge_index)
+
+
+@every_cell
 def test_scores_and_states_of_a_language_model_are_those_of_plain_torch(cell):
     model = language_model(cell)
     theirs, token = torchs(model.layer, num_layers=2), torch.randint(V, (sum(LENGTHS),))
