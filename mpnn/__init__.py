@@ -8,8 +8,10 @@ from mpnn.engine import engine, rowwise
 from mpnn.explain import explain
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan, plan
+from mpnn.typed import HeteroMessagePassing
 
 __all__ = [
+    "HeteroMessagePassing",
     "MessagePassing",
     "Plan",
     "apply",

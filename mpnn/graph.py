@@ -5,18 +5,87 @@ names for errors.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 Size = int | tuple[int, int]
+EdgeType = tuple[str, str, str]
+
+
+class Typed:
+    """A graph with several types of nodes as one range of indices, type after type.
+
+    Attributes:
+        sizes: the number of nodes of each type, in the order in which they stand.
+        edge_index: ``{source__relation__target: (2, E)}`` between nodes as they stand.
+        data: the ``HeteroData`` or dict it was made of.
+    """
+
+    def __init__(self, data: Any, edge_index: Mapping[EdgeType, Tensor], sizes: Mapping[str, int], owner: str):
+        self.data, self.sizes, self.edge_index = data, dict(sizes), {}
+        for end in chain.from_iterable((src, dst) for src, _, dst in edge_index):
+            self.sizes.setdefault(end, 0)
+        start = self.starts
+        for kind, index in edge_index.items():
+            src, _, dst = kind
+            if any("__" in part for part in kind):
+                raise ValueError(f"{owner}: edge type {kind} has a '__' in a name, which is kept to join its parts.")
+            check_edges(f"{owner} (edge type {kind})", index, (self.sizes[src], self.sizes[dst]))
+            self.edge_index["__".join(kind)] = index + index.new_tensor([[start[src]], [start[dst]]])
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """The place of the first node of each type."""
+        return dict(zip(self.sizes, accumulate(chain([0], self.sizes.values())), strict=False))
+
+    def join(self, what: str, values: str | Mapping[str, Tensor] | Tensor) -> Tensor:
+        """Node values ``{type: (N,)}``, or a field of the data, one type after the other."""
+        if isinstance(values, Tensor):
+            return values
+        given = values
+        if isinstance(values, str):
+            given = self.data.collect(values, True) if hasattr(self.data, "collect") else {}
+        for kind, count in self.sizes.items():
+            if count and kind not in given:
+                raise ValueError(
+                    f"{what}: nodes of type {kind!r} have no {values if isinstance(values, str) else 'values'!r}, only "
+                    f"those of {', '.join(map(repr, given)) or 'no type'}; expected a number for each of the {count}."
+                )
+            if kind in given and len(given[kind]) != count:
+                raise ValueError(f"{what}: {len(given[kind])} values for the {count} nodes of type {kind!r}.")
+        return torch.cat([given[kind] for kind in self.sizes if kind in given])
+
+    def names(self, nodes: list[int]) -> list:
+        """The user's own ids, or ``(type, index)``."""
+        kinds, found = list(self.sizes), []
+        for node in nodes:
+            kind = next(k for k in reversed(kinds) if self.starts[k] <= node and self.sizes[k])
+            found.append((kind, node - self.starts[kind]))
+        if getattr(self.data, "networkx", None) is None:
+            return found
+        from mpnn.convert import node_ids
+
+        ids = {kind: node_ids(self.data, kind) for kind, _ in found}
+        return [ids[kind][place] for kind, place in found]
+
+
+def typed(graph: Any, num_nodes: Any = None, owner: str = "graph") -> Any:
+    """A graph with types of nodes as :class:`Typed`; any other as it is."""
+    if hasattr(graph, "node_types") and hasattr(graph, "edge_types"):
+        sizes = {kind: int(graph[kind].num_nodes or 0) for kind in graph.node_types}
+        return Typed(graph, graph.collect("edge_index", True), sizes, owner)
+    return Typed(graph, graph, num_nodes, owner) if isinstance(num_nodes, Mapping) else graph
 
 
 def edges_of(graph: Any) -> dict[str, Tensor]:
     """Edge indices by edge type. A graph with one type of edge has the type ``""``."""
     if isinstance(graph, Tensor):
         return {"": graph}
+    if isinstance(graph, Typed):
+        return graph.edge_index
     if isinstance(graph, Mapping) and not hasattr(graph, "edge_index"):
         if not graph:
             raise ValueError("edge_index is an empty dict; expected at least one {edge type: edge_index (2, E)}.")
@@ -32,6 +101,8 @@ def edges_of(graph: Any) -> dict[str, Tensor]:
 
 def nodes_of(graph: Any, num_nodes: Size | None, owner: str) -> Size:
     """The number of nodes as given, or as the graph's holder knows it; never guessed from the largest index."""
+    if isinstance(graph, Typed):
+        return sum(graph.sizes.values())
     if num_nodes is not None:
         return num_nodes
     known = getattr(graph, "num_nodes", None) if not isinstance(graph, (Tensor, Mapping)) else None
@@ -55,6 +126,8 @@ def names_of(graph: Any, nodes: list[int]) -> list:
     """
     if isinstance(graph, (Tensor, Mapping)):
         return nodes
+    if isinstance(graph, Typed):
+        return graph.names(nodes)
     ids, ptr = getattr(graph, "node_id", None), getattr(graph, "ptr", None)
     if isinstance(ids, Tensor):
         return ids[nodes].tolist()

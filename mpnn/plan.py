@@ -8,7 +8,7 @@ contiguous slices. On a chain this is the layout of ``torch.nn.utils.rnn.PackedS
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary, WeakIdRef
 
 from mpnn import schedule as schedules
-from mpnn.graph import Size, check_edges, edges_of, nodes_of
+from mpnn.graph import Size, Typed, check_edges, edges_of, nodes_of, typed
 from mpnn.schedule import Schedule
 
 __all__ = ["Edges", "Plan", "plan"]
@@ -122,10 +122,19 @@ class Plan:
         node_counts: the number of nodes of each level, as Python integers.
         edges: ``{edge type: Edges}``.
         schedule: the schedule that gave the levels.
+        types: ``{node type: number}``, in the order in which the nodes stand, if there are several.
     """
 
-    def __init__(self, relations: dict[str, Tensor], size: Size, level: Tensor, schedule: Schedule, reads_old: bool):
-        self.schedule, self.level, self.reads_old = schedule, level, reads_old
+    def __init__(
+        self,
+        relations: dict[str, Tensor],
+        size: Size,
+        level: Tensor,
+        schedule: Schedule,
+        reads_old: bool,
+        types: dict[str, int] | None = None,
+    ):
+        self.schedule, self.level, self.reads_old, self.types = schedule, level, reads_old, types
         self.num_src, self.num_nodes = size if isinstance(size, tuple) else (size, size)
         self.memo: dict[Hashable, Any] = {}
         self.node_order = self.node_position = None
@@ -174,7 +183,13 @@ class Plan:
     @property
     def reverse(self) -> Plan:
         """The plan of the pass run backwards; made when first asked for, and kept."""
-        return self.remember("reverse", lambda: plan(self.given, self.schedule.reverse, self.size))
+
+        def build():
+            turned = plan(self.given, self.schedule.reverse, self.size)
+            turned.types = self.types
+            return turned
+
+        return self.remember("reverse", build)
 
     @property
     def flat(self) -> Plan:
@@ -184,7 +199,8 @@ class Plan:
 
         def build():
             relations = {kind: self.edge_index(kind) for kind in self.edges}
-            return Plan(relations, self.num_nodes, torch.zeros_like(self.level), schedules.synchronous, True)
+            level = torch.zeros_like(self.level)
+            return Plan(relations, self.num_nodes, level, schedules.synchronous, True, self.types)
 
         return self.remember("flat", build)
 
@@ -228,7 +244,10 @@ class Plan:
 
 
 def plan(
-    graph: Any, schedule: str | Schedule | Tensor = "synchronous", num_nodes: Size | None = None, owner: str = "plan"
+    graph: Any,
+    schedule: str | Schedule | Tensor = "synchronous",
+    num_nodes: Size | Mapping[str, int] | None = None,
+    owner: str = "plan",
 ) -> Plan:
     """Checks a graph, gives its nodes levels and lays it out for the engine.
 
@@ -236,9 +255,10 @@ def plan(
     keeps the plan for as long as that tensor lives unchanged, so planning by hand is for data loaders and for timing.
 
     Args:
-        graph: ``Data`` or ``Batch``, edge_index ``(2, E)`` int64, or ``{edge type: edge_index}``.
+        graph: ``Data``, ``HeteroData`` or ``Batch``, edge_index ``(2, E)`` int64, or ``{edge type: edge_index}``.
         schedule: a name, a schedule, or a tensor of levels.
-        num_nodes: needed unless the graph knows; ``(sources, targets)`` for a bipartite graph.
+        num_nodes: needed unless the graph knows; ``(sources, targets)`` for a bipartite graph; of a dict whose edge
+            types are ``(source type, relation, target type)``, ``{node type: number}``.
 
     Raises:
         ValueError: an edge leaves the graph, ``edge_index`` is not ``(2, E)``, values of the schedule do not fit the
@@ -253,6 +273,7 @@ def plan(
     """
     if isinstance(graph, Plan):
         return graph
+    graph = typed(graph, num_nodes, owner)
     rule = schedules.get(schedule).bind(graph)
     relations = edges_of(graph)
     size = nodes_of(graph, num_nodes, owner)
@@ -266,14 +287,15 @@ def plan(
     for name, edge_index in relations.items():
         check_edges(f"{owner} (edge type {name!r})" if name else owner, edge_index, size)
     num_targets = turned_size[1] if isinstance(turned_size, tuple) else turned_size
-    first = next(iter(relations.values()))
+    types = graph.sizes if isinstance(graph, Typed) else None
+    first = next(iter(relations.values()), torch.empty(2, 0, dtype=torch.long))  # of types of nodes without any edge
     if rule.name == "synchronous":
-        return Plan(relations, turned_size, first.new_zeros(num_targets), rule, True)
-    joined = first if len(relations) == 1 else torch.cat(list(relations.values()), dim=1)
+        return Plan(relations, turned_size, first.new_zeros(num_targets), rule, True, types)
+    joined = first if len(relations) < 2 else torch.cat(list(relations.values()), dim=1)
     src, dst = (joined[1], joined[0]) if rule.turned else (joined[0], joined[1])
     level = rule.levels(src, dst, num_targets, graph)
     reads_old = rule.name != "topological" and bool((level[src] >= level[dst]).any())
-    return Plan(relations, turned_size, level, rule, reads_old)
+    return Plan(relations, turned_size, level, rule, reads_old, types)
 
 
 _plans = WeakIdKeyDictionary()
@@ -285,7 +307,7 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str, mak
     """
     schedule = schedule.bind(graph)
     held = [graph] if isinstance(graph, Tensor) else list(edges_of(graph).values())
-    made_of = held if schedule.values is None else [*held, schedule.values]
+    made_of = [*held, *schedule.tensors]
     if not all(isinstance(value, Tensor) and not torch.is_inference(value) for value in made_of):
         return make(graph, schedule, num_nodes, owner)
     key = (_state(graph), schedule.key, num_nodes, make)

@@ -31,14 +31,16 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdRef
 
-from mpnn.graph import edges_of, names_of, nodes_of
+from mpnn.graph import Typed, edges_of, names_of, nodes_of, typed
 
 __all__ = ["CycleError", "Schedule", "by", "coloured", "get", "ordered", "synchronous", "topological"]
 
@@ -59,16 +61,19 @@ class Schedule:
 
     Args:
         name: ``"synchronous"``, ``"topological"``, ``"ordered"``, ``"by"`` or ``"coloured"``.
-        values: one number a node for ``ordered`` and ``by``, or the name of the field of the data that holds them.
+        values: one number a node for ``ordered`` and ``by``, or the name of the field of the data that holds them;
+            ``{node type: numbers}`` where nodes have types.
         descending: for ``ordered``, whether the largest value fires first.
         turned: whether the pass runs backwards: edges turned, order reversed.
 
     Shape:
-        graph: ``Data``, ``Batch``, or edge_index ``(2, E)`` int64 with ``num_nodes`` -> level ``(N,)`` int64.
+        graph: ``Data``, ``Batch``, or edge_index ``(2, E)`` int64 with ``num_nodes`` -> level ``(N,)`` int64. Nodes of
+        several types, of a ``HeteroData`` or ``{edge type: (2, E)}`` with ``{node type: number}``, stand type after
+        type.
     """
 
     name: str
-    values: Tensor | str | None = None
+    values: Tensor | Mapping[str, Tensor] | str | None = None
     descending: bool = True
     turned: bool = False
 
@@ -77,7 +82,8 @@ class Schedule:
         """The same pass run backwards: every edge turned round, and nodes in the opposite order."""
         return replace(self, turned=not self.turned)
 
-    def __call__(self, graph: Any, num_nodes: int | None = None) -> Tensor:
+    def __call__(self, graph: Any, num_nodes: int | Mapping[str, int] | None = None) -> Tensor:
+        graph = typed(graph, num_nodes, self.name)
         schedule = self.bind(graph)
         relations = edges_of(graph)
         num_nodes = nodes_of(graph, num_nodes, self.name)
@@ -87,6 +93,8 @@ class Schedule:
 
     def bind(self, graph: Any) -> Schedule:
         """The schedule with a field's name replaced by that field of ``graph``."""
+        if isinstance(graph, Typed) and self.values is not None:
+            return replace(self, values=graph.join(self.name, self.values))
         if not isinstance(self.values, str):
             return self
         values = graph.get(self.values) if hasattr(graph, "get") else getattr(graph, self.values, None)
@@ -144,9 +152,18 @@ class Schedule:
         return (self.name, self.descending, self.turned) == (other.name, other.descending, other.turned)
 
     @property
+    def tensors(self) -> list:
+        """The values, where they are tensors or ought to be."""
+        if isinstance(self.values, Mapping):
+            return list(self.values.values())
+        return [] if self.values is None else [self.values]
+
+    @property
     def key(self) -> tuple:
         """What tells two schedules apart when plans are cached."""
         values = (id(self.values), self.values._version) if isinstance(self.values, Tensor) else self.values
+        if isinstance(values, Mapping):  # a plan keeps them joined, so another tensor may take the id of one
+            values = tuple((kind, WeakIdRef(some), some._version) for kind, some in values.items())
         return self.name, values, self.descending, self.turned
 
     def __repr__(self) -> str:
@@ -193,11 +210,11 @@ def by(values: Tensor | str) -> Schedule:
     return Schedule("by", values)
 
 
-def get(schedule: str | Schedule | Tensor) -> Schedule:
-    """A schedule from its name, from itself, or from a tensor of levels."""
+def get(schedule: str | Schedule | Tensor | Mapping[str, Tensor]) -> Schedule:
+    """A schedule from its name, from itself, or from a tensor of levels; one a type, where nodes have types."""
     if isinstance(schedule, Schedule):
         return schedule
-    if isinstance(schedule, Tensor):
+    if isinstance(schedule, (Tensor, Mapping)):
         return by(schedule)
     known = {"synchronous": synchronous, "topological": topological, "coloured": coloured}
     if schedule not in known:
