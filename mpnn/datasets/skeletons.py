@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Data
 
 from mpnn import spacetime
 
-__all__ = ["Body", "action_set", "centred", "facing", "filled", "frames", "read", "resampled", "sequences"]
+__all__ = ["Body", "action_set", "by_part", "centred", "facing", "filled", "frames", "read", "resampled", "sequences"]
 
 Parts = dict[str, list[Data]]
 FIELDS = {"subject": "subject", "view": "camera", "env": "env", "trial": "trial"}  # Data has a method of its own, view
@@ -41,6 +42,12 @@ class Body:
     def parts(self) -> list[list[int]]:
         """The joints of each part."""
         return [[j for j, part in enumerate(self.part) if part == p] for p in range(len(self.part_names))]
+
+    @property
+    def part_bones(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of parts that a bone joins, each once."""
+        pairs = {tuple(sorted((self.part[a], self.part[b]))) for a, b in self.bones}
+        return tuple(sorted((a, b) for a, b in pairs if a != b))
 
     def joint(self, name: str) -> int:
         """The number of a joint.
@@ -214,6 +221,17 @@ def centred(x: Tensor, body: Body) -> Tensor:
         x ``(T, V, 3)`` -> the same.
     """
     return x - x[:1, body.joint("hip_center")][:, None]
+
+
+def by_part(x: Tensor, body: Body) -> Tensor:
+    """The features of the joints of each part side by side, with zeros where a part has fewer joints than another.
+
+    Shape:
+        x ``(..., V, F)`` -> ``(..., P, J * F)``, J the joints of the largest part.
+    """
+    most = max(map(len, body.parts))
+    joints = [F.pad(x[..., part, :], (0, 0, 0, most - len(part))) for part in body.parts]
+    return torch.stack(joints, dim=-3).flatten(-2)
 
 
 def facing(x: Tensor, body: Body, up_to: int = 5) -> Tensor:

@@ -1,6 +1,6 @@
 """Layers: each is a configuration of the one engine."""
 
-from mpnn.nn.agc_lstm import AGCLSTM
+from mpnn.nn.agc_lstm import AGCLSTM, AGCLSTMNetwork, TwoStreamAGCLSTM, agc_lstm_loss
 from mpnn.nn.aggr import LSTMAggregation
 from mpnn.nn.chebyshev import Chebyshev
 from mpnn.nn.crf import CRF, forbidden_transitions
@@ -36,6 +36,7 @@ from mpnn.nn.tree_lstm import ChildSumTreeLSTM, NaryTreeLSTM, TreeGRU
 
 __all__ = [
     "AGCLSTM",
+    "AGCLSTMNetwork",
     "AR",
     "CRF",
     "Chebyshev",
@@ -78,8 +79,10 @@ __all__ = [
     "Tagger",
     "TDNN",
     "TreeGRU",
+    "TwoStreamAGCLSTM",
     "Window",
     "across",
+    "agc_lstm_loss",
     "attention",
     "ctc_decode",
     "ctc_loss",

@@ -1,18 +1,28 @@
-"""AGC-LSTM: graph convolutions in the gates of an LSTM, and attention over the joints of each frame."""
+"""AGC-LSTM: graph convolutions in the gates of an LSTM, attention over the joints of each frame; the layer, the network
+of such layers with pooling over time between them, its loss, and two streams of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
+from mpnn import schedule as schedules
+from mpnn.message_passing import MessagePassing
 from mpnn.nn.graph_recurrent import GraphRecurrent
+from mpnn.nn.lstm import LSTM
 from mpnn.nn.readout import GraphReadout
 from mpnn.nn.sage import GraphSAGE
+from mpnn.schedule import Schedule
+from mpnn.spacetime import coarsen, relations
 
-__all__ = ["AGCLSTM"]
+__all__ = ["AGCLSTM", "AGCLSTMNetwork", "Change", "Reading", "Stage", "TwoStreamAGCLSTM", "agc_lstm_loss", "stages"]
 
 
 class AGCLSTM(GraphRecurrent):
@@ -31,10 +41,13 @@ class AGCLSTM(GraphRecurrent):
     :math:`H_t`, the attended state. Between layers, :func:`mpnn.spacetime.coarsen` and ``GraphReadout("mean")`` average
     over windows of time.
 
-    Source: Si et al. 2019, arXiv:1902.09130, section 3.
+    Source: Si et al. 2019, arXiv:1902.09130, section 3; equation 1, the gates and :math:`H_t`, from a printed copy of
+    it. The formulas of f_att (query, score) were written from memory; the paper's text could not be had to check them.
+    They agree with a public reimplementation of the paper in PyTorch, and with the one sentence of a public summary of
+    it that is about them: :math:`H_{tn}` is also :math:`(1 + \alpha_{tn}) \hat H_{tn}`.
     Deviations: :math:`*_G` is any layer. The paper's has a weight for each of several subsets of the neighbours,
     averaged over the subset; ``GraphSAGE`` is that with two of them, the joint itself and its neighbours. Two biases,
-    of which one would do. (A public reimplementation hands the unattended state to the next frame.)
+    of which one would do. (That reimplementation hands the unattended state to the next frame; equation 1 does not.)
 
     Args:
         in_features: width of ``x``.
@@ -121,3 +134,283 @@ class AGCLSTM(GraphRecurrent):
     def __repr__(self) -> str:
         shown = f"{self.in_features}, {self.hidden_features}, {type(self.input).__name__}"
         return f"{self._name}({shown}{'' if self.attention else ', attention=False'})"
+
+
+@dataclass
+class Stage:
+    """The sequences of a batch as one layer sees them: a graph in space and time, and what pooling over it needs.
+
+    Attributes:
+        edges: as a layer takes them, ``{"space": (2, E), "time": (2, E')}``.
+        schedule: a level for each time.
+        cluster: for each node of the stage before, the node that it becomes; None if there is no stage before.
+        batch: the graph of each node.
+        frame: the frame of each node, that is a time of one graph, in order of graph and time.
+        joint: the joint of each node, that is a vertex of one graph.
+        frame_graph, joint_graph: the graph of each frame and of each joint.
+        last: the last frame of each graph.
+    """
+
+    edges: dict[str, Tensor]
+    schedule: Schedule
+    cluster: Tensor | None
+    batch: Tensor
+    frame: Tensor
+    joint: Tensor
+    frame_graph: Tensor
+    joint_graph: Tensor
+    last: Tensor
+
+    @property
+    def num_graphs(self) -> int:
+        return len(self.last)
+
+
+def stages(data: Data, windows: Sequence[int] = (2, 2, 2)) -> list[Stage]:
+    """A batch of sequences as it is, and after each of several poolings over time.
+
+    What this returns holds for all batches with the same edges and times, whatever their x; made once for a size of
+    batches and a number of frames, it also keeps the plans that the layers make.
+
+    Args:
+        data: a space-time graph, or a batch of them, each with a node or more; time counts from 0.
+        windows: how many times become one before each layer.
+
+    Raises:
+        ValueError: a graph of the batch has no nodes; a window is below 1.
+
+    Example:
+        >>> from mpnn.spacetime import skeleton
+        >>> [len(stage.batch) for stage in stages(skeleton(torch.ones(8, 3, 2), [(0, 1), (1, 2)]), (2, 3))]
+        [24, 12, 6]
+    """
+    out = [_stage(data, None)]
+    for window in windows:
+        data, cluster = coarsen(data, window)
+        out.append(_stage(data, cluster))
+    return out
+
+
+def _stage(data: Data, cluster: Tensor | None) -> Stage:
+    batch = data.get("batch")
+    batch = torch.zeros_like(data.vertex) if batch is None else batch
+    frame, frame_graph = _numbered(batch, data.time.long())
+    joint, joint_graph = _numbered(batch, data.vertex)
+    graphs = max(int(data.get("num_graphs") or 1) if "ptr" in data else 1, int(batch.max()) + 1 if len(batch) else 0)
+    frames = torch.bincount(frame_graph, minlength=graphs)
+    if bool((frames == 0).any()):
+        raise ValueError(
+            f"stages: graph {int((frames == 0).nonzero()[0])} of {graphs} has no nodes; expected a frame or more of "
+            "each. Leave empty sequences out."
+        )
+    last = frames.cumsum(0) - 1
+    schedule = schedules.by(data.time)
+    return Stage(relations(data), schedule, cluster, batch, frame, joint, frame_graph, joint_graph, last)
+
+
+def _numbered(batch: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers for the pairs of a graph and something of it; and the graph of each."""
+    pairs, number = torch.unique(torch.stack([batch, of]), dim=1, return_inverse=True)
+    return number, pairs[0]
+
+
+class Change(MessagePassing):
+    r"""How nodes differ from where their edges come from; along edges in time, what has changed since the frame before.
+
+    .. math:: y_i = \sum_{j \to i} (x_i - x_j)
+
+    Source: the frame differences of Si et al. 2019, arXiv:1902.09130, section 3.3. Deviations: none; without an edge
+    into a node, as in a first frame, it is 0.
+
+    Shape:
+        x ``(N, F)``, edge_index ``(2, E)`` -> the same as x.
+
+    Example:
+        >>> Change()(torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]])).tolist()
+        [[0.0], [2.0]]
+    """
+
+    def forward(self, x: Tensor, edge_index: Any) -> Tensor:
+        return self.propagate(edge_index, x=x, num_nodes=len(x))
+
+    def message(self, x_i, x_j):
+        return x_i - x_j
+
+
+@dataclass
+class Reading:
+    """What an :class:`AGCLSTMNetwork` says of a batch.
+
+    Attributes:
+        whole ``(M, C)``: scores of the classes from the global features, of each frame of the last stage.
+        focus ``(M, C)``: those from the local features.
+        attention: for each layer :math:`\\alpha`, ``(N_j, 1)``.
+        stages: what the layers saw.
+    """
+
+    whole: Tensor
+    focus: Tensor
+    attention: list[Tensor]
+    stages: list[Stage]
+
+    def probabilities(self) -> Tensor:
+        """The sum of the probabilities from global and local features, in the last frame of each graph: ``(B, C)``."""
+        last = self.stages[-1].last
+        return sum(scores.index_select(0, last).softmax(dim=1) for scores in (self.whole, self.focus))
+
+
+class AGCLSTMNetwork(nn.Module):
+    r"""Layers of AGC-LSTM over skeletons that move, with pooling over time before each, and two kinds of scores.
+
+    .. math::
+        P_{tn} = W x_{tn} + b, \qquad E_{tn} = \mathrm{LSTM}\big([P_{tn}, P_{tn} - P_{t-1,n}]\big), \qquad
+        H^{(j)} = \mathrm{AGC{-}LSTM}\big(\mathrm{pool}(H^{(j-1)})\big), \quad H^{(0)} = E
+
+        F^g_t = \sum_n H^{(J)}_{tn}, \quad F^l_t = \sum_n \alpha_{tn} \hat H^{(J)}_{tn}, \quad
+        o^g_t = W_g F^g_t + b_g, \quad o^l_t = W_l F^l_t + b_l, \qquad
+        \text{class} = \arg\max\big(\mathrm{softmax}(o^g_T) + \mathrm{softmax}(o^l_T)\big)
+
+    One LSTM serves all joints; pool is the mean over windows of frames. A node of the graph is a joint, or a part of
+    the body with the features of its joints side by side.
+
+    Source: Si et al. 2019, arXiv:1902.09130, section 3.3: from memory, as of :class:`AGCLSTM`, and in agreement with
+    the same public reimplementation and summary.
+    Deviations: the difference in a first frame is 0. The two kinds of scores have weights of their own (the
+    reimplementation shares them). The paper's widths are 256 for P and 512 for H; where its windows are and how long
+    was not found, so the stages say. Dropout is on what goes into each layer, as in the reimplementation.
+
+    Args:
+        in_features: width of ``x``.
+        hidden_features: width of H in all layers.
+        classes: how many there are.
+        layers: how many AGC-LSTM layers.
+        position_features: width of P; hidden_features unless given.
+        conv: the graph convolution in the gates, as in :class:`AGCLSTM`.
+        attention: whether the layers attend; without, the local features are 0.
+        dropout: the share of inputs to drop at each layer, in training.
+
+    Shape:
+        x ``(N, in_features)``, stages of the batch, one more than layers -> :class:`Reading`.
+
+    Raises:
+        ValueError: there are not as many stages as layers and one.
+
+    Example:
+        >>> from mpnn.spacetime import skeleton
+        >>> data = skeleton(torch.ones(8, 3, 2), [(0, 1), (1, 2)])
+        >>> AGCLSTMNetwork(2, 8, classes=5)(data.x, stages(data)).probabilities().shape
+        torch.Size([1, 5])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        classes: int,
+        layers: int = 3,
+        position_features: int | None = None,
+        conv: Callable[[int, int], nn.Module] = GraphSAGE,
+        attention: bool = True,
+        dropout: float = 0.5,
+    ):
+        super().__init__()
+        width = hidden_features if position_features is None else position_features
+        self.change, self.position = Change(), nn.Linear(in_features, width)
+        self.lstm = LSTM(2 * width, hidden_features)
+        made = [AGCLSTM(hidden_features, hidden_features, conv, attention) for _ in range(layers)]
+        self.layers, self.dropout = nn.ModuleList(made), nn.Dropout(dropout)
+        self.pool, self.sum = GraphReadout("mean"), GraphReadout("sum")
+        self.whole, self.focus = nn.Linear(hidden_features, classes), nn.Linear(hidden_features, classes)
+
+    def forward(self, x: Tensor, stages: Sequence[Stage]) -> Reading:
+        if len(stages) != len(self.layers) + 1:
+            raise ValueError(
+                f"AGCLSTMNetwork: {len(stages)} stages for {len(self.layers)} layers; expected one more than layers: "
+                "stages(data, windows) with a window a layer."
+            )
+        h, attention = self.augmented(x, stages[0]), []
+        for layer, stage in zip(self.layers, stages[1:], strict=True):
+            h = self.dropout(self.pool(h, stage.cluster, len(stage.batch)))
+            h, alpha = layer(h, stage.edges, stage.batch, stage.num_graphs, stage.schedule)
+            attention.append(alpha)
+        frame, frames = stages[-1].frame, len(stages[-1].frame_graph)
+        focused = h * (alpha / (1 + alpha))  # alpha times the state before attention
+        whole, focus = self.sum(h, frame, frames), self.sum(focused, frame, frames)
+        return Reading(self.whole(whole), self.focus(focus), attention, list(stages))
+
+    def augmented(self, x: Tensor, stage: Stage) -> Tensor:
+        """E: positions and their changes, brought to one scale by an LSTM along each joint."""
+        time = stage.edges["time"]
+        p = self.position(x)
+        moved = F.linear(self.change(x, time), self.position.weight)  # the change of p, taken on fewer columns
+        return self.lstm(torch.cat([p, moved], dim=1), time)[0]
+
+
+def agc_lstm_loss(reading: Reading, y: Tensor, equal: float = 0.01, few: float = 0.001) -> Tensor:
+    r"""What an :class:`AGCLSTMNetwork` is trained on.
+
+    .. math::
+        L = -\sum_t \log \hat y^g_{t,y} - \sum_t \log \hat y^l_{t,y}
+        + \lambda \sum_j \sum_n \Big(1 - \frac{1}{T_j} \sum_t \alpha_{jtn}\Big)^2
+        + \beta \sum_j \frac{1}{T_j} \sum_t \Big(\sum_n \alpha_{jtn}\Big)^2
+
+    with the probabilities of the true class y in each frame t of the last stage, and the attention of each layer j,
+    over its T_j frames: the third term lets all joints be looked at in the course of a sequence, the last few at a
+    time.
+
+    Source: Si et al. 2019, arXiv:1902.09130, section 3.3: from memory; a public summary of the paper says the same of
+    each term, and a public reimplementation has these formulas and weights.
+    Deviations: none known.
+
+    Args:
+        equal: :math:`\lambda`.
+        few: :math:`\beta`.
+
+    Shape:
+        reading, y ``(B,)`` -> the mean over the sequences of the batch.
+
+    Example:
+        >>> from mpnn.spacetime import skeleton
+        >>> data = skeleton(torch.ones(8, 3, 2), [(0, 1), (1, 2)])
+        >>> agc_lstm_loss(AGCLSTMNetwork(2, 8, classes=5)(data.x, stages(data)), torch.tensor([3])).shape
+        torch.Size([])
+    """
+    last, total = reading.stages[-1], GraphReadout("sum")
+    target = y.index_select(0, last.frame_graph)
+    loss = sum(F.cross_entropy(scores, target, reduction="sum") for scores in (reading.whole, reading.focus))
+    for alpha, stage in zip(reading.attention, reading.stages[1:], strict=True):
+        mean = GraphReadout("mean")(alpha, stage.joint, len(stage.joint_graph))
+        at_once = total(alpha, stage.frame, len(stage.frame_graph))
+        squares = GraphReadout("mean")(at_once.square(), stage.frame_graph, stage.num_graphs)
+        loss = loss + equal * (1 - mean).square().sum() + few * squares.sum()
+    return loss / last.num_graphs
+
+
+class TwoStreamAGCLSTM(nn.Module):
+    """The scores of two networks, one that sees joints and one that sees parts of the body, added.
+
+    Source: Si et al. 2019, arXiv:1902.09130, section 3.4. Deviations: which parts there are is the caller's choice.
+
+    Args:
+        joints: a network over joints.
+        parts: a network over parts, each with the features of its joints side by side. Both are trained alone.
+
+    Shape:
+        x and stages of the joints, x and stages of the parts -> ``(B, C)``, probabilities that sum to 4.
+
+    Example:
+        >>> from mpnn.spacetime import skeleton
+        >>> joints, parts = skeleton(torch.ones(8, 4, 2), [(0, 1), (2, 3)]), skeleton(torch.ones(8, 2, 4), [(0, 1)])
+        >>> network = TwoStreamAGCLSTM(AGCLSTMNetwork(2, 8, classes=5), AGCLSTMNetwork(4, 8, classes=5))
+        >>> network(joints.x, stages(joints), parts.x, stages(parts)).sum()
+        tensor(4...)
+    """
+
+    def __init__(self, joints: AGCLSTMNetwork, parts: AGCLSTMNetwork):
+        super().__init__()
+        self.joints, self.parts = joints, parts
+
+    def forward(
+        self, x: Tensor, joint_stages: Sequence[Stage], x_parts: Tensor, part_stages: Sequence[Stage]
+    ) -> Tensor:
+        return self.joints(x, joint_stages).probabilities() + self.parts(x_parts, part_stages).probabilities()

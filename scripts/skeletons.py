@@ -1,0 +1,415 @@
+"""Actions from skeletons: Northwestern-UCLA across views, MSR-Action3D across subjects and in its sets AS1 to AS3.
+
+Paper: AGC-LSTM, Si et al. 2019 (arXiv:1902.09130): two streams 93.3 % on N-UCLA, trained on views 1 and 2, tested on
+view 3; TS-LSTM has 89.2, HBRNN 78.5 there (read in a comparison table, see ``mpnn datasets skeleton-nucla``). On
+MSR-Action3D HBRNN has 89.7 (protocols differ between papers).
+
+Models: an LSTM and a Part-Aware LSTM over frames, GraphRecurrent with GCN over joints, and AGC-LSTM over joints, over
+parts of the body, and the sum of these two streams.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import Batch, Data
+
+import mpnn
+from mpnn.datasets import skeletons
+from mpnn.datasets.skeletons import Body
+from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.nn.agc_lstm import Stage, stages
+from mpnn.spacetime import skeleton
+from mpnn.train import fit, seed_all
+
+STREAMS = {"agc-lstm two-stream": ["agc-lstm joint", "agc-lstm part"]}
+MODELS = ["lstm", "p-lstm", "graph-gcn", "agc-lstm joint", "agc-lstm part", "agc-lstm two-stream"]
+SETS = ["nucla", "msr", "as1", "as2", "as3"]
+PUBLISHED = {("nucla", "agc-lstm two-stream"): 93.3}
+RECIPE = ("frames", "hidden", "epochs", "batch_size", "lr", "decay", "dropout", "turn", "scale", "jitter", "crop")
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Actions from skeletons."""
+
+    dataset: Literal["nucla", "msr", "as1", "as2", "as3", "all"] = "nucla"
+    """Data set; msr is all of MSR-Action3D."""
+    data: Path | None = None
+    """A file in the same layout as these sets, instead of one of them; see mpnn.datasets.skeletons.sequences."""
+    model: Literal[
+        "lstm", "p-lstm", "graph-gcn", "agc-lstm joint", "agc-lstm part", "agc-lstm two-stream", "all"
+    ] = "all"
+    """Model."""
+    seeds: int = 3
+    epochs: int = 60
+    """Epochs of a run; the model after the last one counts."""
+    without: Literal["nothing", "camera 1", "camera 2", "subjects"] = "nothing"
+    """To choose settings by: trains without one of the training cameras, or without two subjects, and gives the
+    accuracy on these instead of that on the test sequences."""
+    frames: int = 32
+    """Frames that each sequence is brought to."""
+    hidden: int = 64
+    """Width of the states; of the LSTM and the Part-Aware LSTM twice and five halves of that."""
+    batch_size: int = 32
+    """Sequences a step."""
+    lr: float = 2e-3
+    """Learning rate at the beginning; it falls to 0 along a cosine."""
+    decay: float = 1e-2
+    """Weight decay of AdamW."""
+    dropout: float = 0.5
+    """On what goes into each layer."""
+    turn: float = 30.0
+    """Training sequences are turned about the vertical axis by up to so many degrees, and by half about the others."""
+    scale: float = 0.2
+    """They are stretched along each axis by up to this share."""
+    jitter: float = 0.01
+    """Standard deviation of the noise on each coordinate, in metres."""
+    crop: float = 0.7
+    """The shortest part of a sequence that is seen in training."""
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Moves:
+    """Sequences that begin at the origin, facing the camera; a row of ``y`` each."""
+
+    x: list[Tensor]
+    y: Tensor
+    body: Body
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def moves(graphs: list[Data]) -> Moves:
+    body = graphs[0].body
+    seen = [skeletons.facing(skeletons.centred(skeletons.frames(data), body), body) for data in graphs]
+    return Moves(seen, torch.cat([data.y for data in graphs]), body)
+
+
+def load(config: Config) -> tuple[Moves, Moves]:
+    """Training sequences, and those that the accuracy is given on."""
+    if config.data:
+        parts = skeletons.sequences(config.data)
+    else:
+        parts = mpnn.datasets.load("skeleton-nucla" if config.dataset == "nucla" else "skeleton-msraction3d")
+    if config.dataset.startswith("as"):
+        parts = skeletons.action_set(parts, int(config.dataset[2:]))
+    train, test = held_out(config, parts["train"]) if config.without != "nothing" else (parts["train"], parts["test"])
+    if config.smoke:
+        train, test = train[::10], test[::10]
+    return moves(train), moves(test)
+
+
+def held_out(config: Config, graphs: list[Data]) -> tuple[list[Data], list[Data]]:
+    """Training sequences, and those of one camera or of the last two subjects."""
+    if config.without == "subjects":
+        chosen = sorted({data.subject for data in graphs})[-2:]
+        away = [data.subject in chosen for data in graphs]
+    else:
+        away = [data.camera == int(config.without[-1]) for data in graphs]
+    return [[data for data, out in zip(graphs, away, strict=True) if out == part] for part in (False, True)]
+
+
+class Batches:
+    """Training sequences in a new order each epoch, each of them changed a little: crop in time, turn, scale, noise."""
+
+    def __init__(self, config: Config, given: Moves):
+        self.config, self.given = config, given
+
+    def __len__(self) -> int:
+        return -(-len(self.given) // self.config.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for chosen in torch.randperm(len(self.given)).split(self.config.batch_size):
+            cut = torch.stack([cropped(self.given.x[i], self.config) for i in chosen.tolist()])
+            yield changed(cut, self.config), self.given.y[chosen]
+
+
+def cropped(x: Tensor, config: Config) -> Tensor:
+    """A part of a sequence, at the usual number of frames."""
+    share, place = torch.rand(2).tolist()
+    length = (len(x) - 1) * (config.crop + (1 - config.crop) * share)
+    begin = (len(x) - 1 - length) * place
+    return skeletons.resampled(x, torch.linspace(begin, begin + length, config.frames))
+
+
+def changed(x: Tensor, config: Config) -> Tensor:
+    """Sequences ``(B, T, V, 3)``, each turned and stretched, with noise on each coordinate."""
+    count = len(x)
+    most = torch.deg2rad(torch.tensor([config.turn / 2, config.turn, config.turn / 2]))
+    angle = (2 * torch.rand(count, 3) - 1) * most
+    turn = rotation(angle[:, 1], 0, 2) @ rotation(angle[:, 0], 1, 2) @ rotation(angle[:, 2], 0, 1)
+    stretch = 1 + (2 * torch.rand(count, 1, 1, 3) - 1) * config.scale
+    x = torch.einsum("btvc,bcd->btvd", x, turn) * stretch
+    return x + config.jitter * torch.randn(x.shape)
+
+
+def rotation(angle: Tensor, a: int, b: int) -> Tensor:
+    """Rotations of axis a into axis b: ``(B, 3, 3)``."""
+    out = torch.eye(3).repeat(len(angle), 1, 1)
+    out[:, a, a], out[:, a, b], out[:, b, a], out[:, b, b] = angle.cos(), angle.sin(), -angle.sin(), angle.cos()
+    return out
+
+
+def whole(config: Config, given: Moves) -> Iterator[Tensor]:
+    """The sequences as they are, at the usual number of frames, in batches."""
+    for begin in range(0, len(given), 128):
+        yield torch.stack([skeletons.resampled(x, config.frames) for x in given.x[begin : begin + 128]])
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+
+class Frames(nn.Module):
+    """An LSTM over frames, all joints side by side; the classes are read from the mean of its states."""
+
+    def __init__(self, layer: nn.Module, width: int, classes: int):
+        super().__init__()
+        self.layer = layer
+        self.classify = mpnn.nn.GraphReadout("mean", nn.Linear(width, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, frames = x.shape[:2]
+        edge_index, batch = chains(count, frames)
+        return self.classify(self.layer(x.flatten(2).flatten(0, 1), edge_index)[0], batch, count)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self(x), y)
+
+    def scores(self, x: Tensor) -> Tensor:
+        return self(x).softmax(dim=1)
+
+
+@cache
+def chains(count: int, frames: int) -> tuple[Tensor, Tensor]:
+    batch = Batch.from_data_list([mpnn.graphs.chain(frames)] * count)
+    return batch.edge_index, batch.batch
+
+
+@cache
+def graphs(
+    count: int, frames: int, joints: int, bones: tuple[tuple[int, int], ...], windows: tuple[int, ...]
+) -> list[Stage]:
+    """The graphs in space and time of so many sequences; made once, with all plans."""
+    return stages(Batch.from_data_list([skeleton(torch.empty(frames, joints, 0), bones)] * count), windows)
+
+
+class Joints(nn.Module):
+    """What is common to layers on the graph in space and time."""
+
+    def __init__(self, body: Body, by_part: bool = False, windows: tuple[int, ...] = (2, 2, 2)):
+        super().__init__()
+        self.body, self.by_part, self.windows = body, by_part, windows
+
+    def seen(self, x: Tensor) -> tuple[Tensor, list[Stage]]:
+        """A row a node, and the graphs of the batch."""
+        x = skeletons.by_part(x, self.body) if self.by_part else x
+        bones = self.body.part_bones if self.by_part else self.body.bones
+        return x.flatten(0, 2), graphs(*x.shape[:3], bones, self.windows)
+
+
+class GraphGCN(Joints):
+    """Two layers of GraphRecurrent with graph convolutions in the gates, pooled over time as AGC-LSTM is."""
+
+    def __init__(self, config: Config, body: Body, classes: int):
+        super().__init__(body, windows=(2, 2))
+        widths = [(3, config.hidden), (config.hidden, config.hidden)]
+        self.layers = nn.ModuleList(mpnn.nn.GraphRecurrent(mpnn.nn.GCN, "lstm", *width) for width in widths)
+        self.pool, self.dropout = mpnn.nn.GraphReadout("mean"), nn.Dropout(config.dropout)
+        self.classify = mpnn.nn.GraphReadout("mean", nn.Linear(config.hidden, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, steps = self.seen(x)
+        for k, (layer, stage) in enumerate(zip(self.layers, steps[1:], strict=True)):
+            h = self.pool(h, stage.cluster, len(stage.batch))
+            h = layer(self.dropout(h) if k else h, stage.edges, stage.schedule)
+        return self.classify(h, steps[-1].batch, steps[-1].num_graphs)
+
+    loss, scores = Frames.loss, Frames.scores
+
+
+class AGC(Joints):
+    """A stream of AGC-LSTM."""
+
+    def __init__(self, config: Config, body: Body, classes: int, by_part: bool):
+        super().__init__(body, by_part)
+        width = 3 * max(map(len, body.parts)) if by_part else 3
+        self.network = mpnn.nn.AGCLSTMNetwork(
+            width, config.hidden, classes, position_features=config.hidden // 2, dropout=config.dropout
+        )
+
+    def forward(self, x: Tensor):
+        return self.network(*self.seen(x))
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return mpnn.nn.agc_lstm_loss(self(x), y)
+
+    def scores(self, x: Tensor) -> Tensor:
+        return self(x).probabilities()
+
+
+def make(config: Config, model: str, body: Body, classes: int) -> nn.Module:
+    width, joints = config.hidden, 3 * len(body.joints)
+    stacked = {"num_layers": 2, "dropout": config.dropout}
+    columns = [[3 * j + c for j in part for c in range(3)] for part in body.parts]
+    return {
+        "lstm": lambda: Frames(mpnn.nn.LSTM(joints, 2 * width, **stacked), 2 * width, classes),
+        "p-lstm": lambda: Frames(
+            mpnn.nn.PartAwareLSTM(joints, len(columns) * (width // 2), columns, **stacked),
+            len(columns) * (width // 2), classes,
+        ),
+        "graph-gcn": lambda: GraphGCN(config, body, classes),
+        "agc-lstm joint": lambda: AGC(config, body, classes, by_part=False),
+        "agc-lstm part": lambda: AGC(config, body, classes, by_part=True),
+    }[model]()  # fmt: skip
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def train(config: Config, model: str, given: Moves, seed: int, watch: Callable | None = None) -> tuple[nn.Module, Any]:
+    """One run, all epochs; the model after the last counts, so nothing is chosen by any accuracy."""
+    seed_all(seed)
+    module = make(config, model, given.body, len(given.body.classes))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=config.decay)
+    slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
+    clock = [time.perf_counter(), time.process_time()]
+
+    def evaluate(module):
+        took = time.perf_counter() - clock[0], time.process_time() - clock[1]
+        seen = {"seconds": took[0], "core_seconds": took[1]} | (watch(module) if watch else {})
+        clock[:] = time.perf_counter(), time.process_time()
+        return seen
+
+    done = fit(
+        module, Batches(config, given), lambda module, batch: module.loss(*batch), evaluate, optimizer, config.epochs,
+        better=lambda new, best: True, clip=5.0, schedulers=[slower],
+        checkpoint=folder(config) / f"{model.replace(' ', '-')}-{seed}.pt",
+    )  # fmt: skip
+    return module, done
+
+
+@torch.no_grad()
+def scored(config: Config, module: nn.Module, given: Moves) -> Tensor:
+    """The probabilities of the classes, of each sequence."""
+    return torch.cat([module.scores(x) for x in whole(config, given)])
+
+
+def accuracy(scores: Tensor, given: Moves) -> float:
+    return 100 * float((scores.argmax(dim=1) == given.y).float().mean())
+
+
+def folder(config: Config) -> Path:
+    """Of the checkpoints of a data set."""
+    about = [getattr(config, name) for name in (*RECIPE, "without", "smoke", "data")]
+    return config.out / f"skeletons-{config.dataset}-{zlib.crc32(repr(about).encode()):08x}"
+
+
+def experiment(config: Config, model: str, given: Moves, test: Moves) -> dict:
+    """All seeds of one model on one data set; streams that were trained before are read from their checkpoints."""
+    runs, last = [], []
+
+    def run(seed: int) -> float:
+        scores, cost = 0.0, {"seconds": 0.0, "core_seconds": 0.0}
+        for stream in STREAMS.get(model, [model]):
+            module, done = train(config, stream, given, seed, watcher(config, test))
+            scores = scores + scored(config, module, test)
+            cost = {name: cost[name] + sum(done.history[name]) for name in cost}
+            last[:] = [module]
+        runs.append({"accuracy": accuracy(scores, test), **{name: round(took, 1) for name, took in cost.items()}})
+        return runs[-1]["accuracy"]
+
+    values, _ = over_seeds(run, config, f"{config.dataset} {model}")
+    core = fmean(run["core_seconds"] for run in runs)
+    if config.picture and model == "agc-lstm joint":
+        picture(config, last[0], test)
+    name = config.data.stem if config.data else config.dataset
+    about = {
+        "epoch_core_seconds": round(core / config.epochs, 3),
+        "sequences_a_core_second": round(len(given) * config.epochs / core, 1),
+    }
+    print(f"  an epoch of {len(given)} sequences: {about['epoch_core_seconds']} core seconds", end=", ")
+    print(f"{about['sequences_a_core_second']} sequences a second, augmentation included")
+    metric = "accuracy %" if config.without == "nothing" else f"accuracy % on what is left out, {config.without}"
+    published = PUBLISHED.get((name, model)) if config.without == "nothing" else None
+    return report(
+        "skeletons", name, model, metric, values, sum(run["seconds"] for run in runs), published,
+        runs=runs, recipe={key: getattr(config, key) for key in RECIPE}, **about,
+    )  # fmt: skip
+
+
+def watcher(config: Config, test: Moves) -> Callable | None:
+    """The accuracy after each epoch, when settings are to be chosen; else nothing looks at these sequences."""
+    if config.without == "nothing":
+        return None
+    return lambda module: {"val": accuracy(scored(config, module, test), test)}
+
+
+# Picture --------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def picture(config: Config, module: AGC, test: Moves, columns: int = 8) -> Path:
+    """Test sequences of four actions, a row each; joints are the larger the more the first layer attends to them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    classes = test.y.unique()[:: max(1, len(test.y.unique()) // 4)][:4].tolist()
+    figure, axes = plt.subplots(len(classes), columns, figsize=(1.5 * columns, 2 * len(classes)), squeeze=False)
+    for row, label in zip(axes, classes, strict=True):
+        x = skeletons.resampled(test.x[int((test.y == label).nonzero()[0])], config.frames)
+        alpha = module(x[None]).attention[0].view(-1, x.shape[1])
+        for panel, k in zip(row, torch.linspace(0, len(alpha) - 1, columns).round().long().tolist(), strict=True):
+            strip(panel, x[k * len(x) // len(alpha)], alpha[k], test.body)
+        row[0].set_title(test.body.classes[label], loc="left", fontsize=9)
+    path = config.out / f"skeletons-{config.dataset}.png"
+    config.out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    return path
+
+
+def strip(axes, x: Tensor, alpha: Tensor, body: Body) -> None:
+    """One frame as seen from the front."""
+    for a, b in body.bones:
+        axes.plot(x[[a, b], 0], x[[a, b], 1], color="0.7", linewidth=1, zorder=1)
+    share = (alpha - alpha.min()) / (alpha.max() - alpha.min()).clamp(min=1e-6)
+    axes.scatter(x[:, 0], x[:, 1], s=3 + 60 * share, c=alpha, cmap="viridis", zorder=2, linewidths=0)
+    middle = x[body.joint("hip_center"), 0]
+    axes.set(xlim=(middle - 0.8, middle + 0.8), ylim=(-1.1, 0.9), aspect="equal")
+    axes.axis("off")
+
+
+def main(config: Config) -> list[dict]:
+    if config.smoke:
+        config = replace(config, seeds=1, epochs=2, frames=16, hidden=16)
+    datasets = SETS if config.dataset == "all" and not config.data else [config.dataset]
+    models = MODELS if config.model == "all" else [config.model]
+    rows = []
+    for dataset in datasets:
+        chosen = replace(config, dataset=dataset)
+        given, test = load(chosen)
+        rows += [experiment(chosen, model, given, test) for model in models]
+        shutil.rmtree(folder(chosen), ignore_errors=True)  # the checkpoints go when all are done
+    return rows
+
+
+if __name__ == "__main__":
+    start(Config, main)
