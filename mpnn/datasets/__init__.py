@@ -17,6 +17,7 @@ from torch import Tensor
 from torch_geometric.data import Data, HeteroData
 
 from mpnn.datasets import (
+    documents,
     hetero,
     ogb,
     parse,
@@ -202,6 +203,8 @@ READERS = {
     "acm4019": hetero.read_acm4019,
     "imdb4780": hetero.read_imdb4780,
     "magnn": hetero.read_magnn,
+    "movie_reviews": documents.read_movie_reviews,
+    "imdb_reviews": documents.read_imdb,
     "roads": read_npz(temporal.roads),
     "chickenpox": temporal.read_chickenpox,
     "covid": temporal.read_covid,
