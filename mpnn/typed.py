@@ -121,8 +121,10 @@ class HeteroMessagePassing(MessagePassing):
         self._check_sizes(graph, fields)
         bound = copy.copy(self)  # the same parameters, and hooks for the types of this graph
         bound.hooks = _hooks(type(self), tuple(graph.types), tuple(graph.edges), graph.schedule.turned)
+        silent = self._silent(graph.types)
+        bound.whole_frontiers = bool(silent)  # how wide their rows are is known from those of other types
         call = Call(bound, graph, self._joined(graph, bound.hooks, fields), _stacked(batch, graph.types), num_graphs)
-        nodes = [_apart(values, graph.types, self._silent(graph.types)) for values in run(call).nodes]
+        nodes = [_apart(values, graph.types, silent) for values in run(call).nodes]
         return tuple(nodes) if len(nodes) > 1 else nodes[0]
 
     def _plan_of(self, edge_index: Any, schedule: Any, num_nodes: Mapping[str, int] | None, fields: dict) -> Plan:

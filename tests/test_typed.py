@@ -4,7 +4,7 @@ import networkx as nx
 import pytest
 import torch
 from compare import assert_close, assert_same, randomised
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import dags, digraphs, graph_of, priorities, seeds
 from torch_geometric.data import HeteroData
@@ -62,7 +62,7 @@ def loop(layer, x, edges, level, edge_attr, h, turned=False):
     """One node at a time: what an edge hands over is the newest state of its source."""
     old = {k: [(h[k][i], torch.zeros(2).double()) for i in range(len(h[k]))] for k in x}
     new = {}
-    for at, t, i in sorted((int(level[k][n]), k, n) for k in x for n in range(len(x[k]))):
+    for _, t, i in sorted((int(level[k][n]), k, n) for k in x for n in range(len(x[k]))):
         got = {}
         for kind in KINDS:
             for e, (j, target) in enumerate(edges[kind].flip(0).t().tolist() if turned else edges[kind].t().tolist()):
@@ -163,3 +163,236 @@ def test_any_schedule_runs_over_all_types_as_over_one_graph(data, name, turned):
     else:
         rule = flat = getattr(mpnn.schedule, name)
     check(data, *((rule.reverse, flat.reverse) if turned else (rule, flat)))
+
+
+NEXT, IN = ("word", "next", "word"), ("word", "in", "sentence")
+
+
+def document(words=3, seed=0, sentences=2):
+    """A chain of words, of which all but the last are in sentence 0, and sentence 1 is empty."""
+    generator = torch.Generator().manual_seed(seed)
+    data = HeteroData()
+    data["word"].x = torch.randn(words, 3, generator=generator).double()
+    data["sentence"].x = torch.randn(sentences, 2, generator=generator).double()
+    chain = torch.arange(words)
+    data[NEXT].edge_index = torch.stack([chain[:-1], chain[1:]])
+    data[IN].edge_index = torch.stack([chain[:-1], torch.zeros_like(chain[:-1])])
+    return data
+
+
+class Reader(mpnn.HeteroMessagePassing):
+    """A cell of torch's for each type."""
+
+    state, schedule, hidden_features = "h", "topological", 4
+
+    def __init__(self):
+        super().__init__()
+        self.word, self.sentence = torch.nn.GRUCell(3, 4), torch.nn.RNNCell(2, 4)
+
+    def forward(self, x, edge_index, schedule=None):
+        return self.propagate(edge_index, schedule, x=x)
+
+    def message(self, h_j):
+        return h_j
+
+    def update_word(self, x, message):
+        return self.word(x, message)
+
+    def update_sentence(self, x, message):
+        return self.sentence(x, message)
+
+
+def test_cells_of_torch_read_words_and_then_sentences():
+    data, layer = document(4), randomised(Reader())
+    h, states = torch.zeros(1, 4).double(), []
+    for x in data["word"].x.split(1):
+        h = layer.word(x, h)
+        states.append(h)
+    total = torch.cat([sum(states[:3]), torch.zeros_like(h)])
+    ours = layer(data.x_dict, data.edge_index_dict)
+    assert list(ours) == ["word", "sentence"]
+    expected = torch.cat(states), layer.sentence(data["sentence"].x, total)
+    assert_same(tuple(ours.values()), expected, list(layer.parameters()))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_typed_graphs_are_planned_in_the_loader(workers):
+    layer, given = randomised(Reader()), [document(n, seed=n) for n in (2, 5, 1, 3)]
+    loader = DataLoader(given, batch_size=2, schedule="topological", num_workers=workers)
+    for batch, pair in zip(loader, ([given[0], given[1]], [given[2], given[3]]), strict=True):
+        assert batch.plan.types == {"word": batch["word"].num_nodes, "sentence": 4}
+        assert batch.plan.num_levels == max(one["word"].num_nodes for one in pair)
+        out = mpnn.apply(layer, batch.to("cpu"))
+        for kind in ("word", "sentence"):
+            alone = torch.cat([layer(one.x_dict, one.edge_index_dict)[kind] for one in pair])
+            assert_close(out[kind].x, alone, kind)
+
+
+def test_the_plan_of_the_loader_is_the_one_that_runs(monkeypatch):
+    batch = collate([document(3), document(2)], "topological")
+    monkeypatch.setattr("mpnn.typed.plan", lambda *given: pytest.fail("planned again"))
+    randomised(Reader())(batch.x_dict, batch.plan)
+
+
+def test_a_graph_is_planned_once_and_anew_when_it_or_its_values_change(monkeypatch):
+    made, data, layer = [], document(), randomised(Reader())
+    monkeypatch.setattr("mpnn.typed.plan", lambda *given: made.append(mpnn.plan(*given)) or made[-1])
+    time = {"word": torch.tensor([0, 1, 2]), "sentence": torch.tensor([3, 1])}
+    for rule in ("topological", mpnn.schedule.by(time)):
+        made.clear()
+        layer(data.x_dict, data.edge_index_dict, rule), layer(data.x_dict, data.edge_index_dict, rule)
+        assert len(made) == 1
+    time["word"][1] = 0
+    layer(data.x_dict, data.edge_index_dict, mpnn.schedule.by(time))
+    assert len(made) == 2 and made[1].level.tolist() == [0, 0, 2, 3, 1]
+    data[NEXT].edge_index[1, 0] = 2
+    layer(data.x_dict, data.edge_index_dict, mpnn.schedule.by(time))
+    assert len(made) == 3
+
+
+def test_levels_may_be_a_field_of_the_nodes_or_given_by_type():
+    data, layer = document(), randomised(Reader())
+    data["word"].time, data["sentence"].time = torch.tensor([5, 6, 8]), torch.tensor([7, 1])
+    ours = layer(data.x_dict, mpnn.plan(data, mpnn.schedule.by("time")))
+    level = {"word": torch.tensor([1, 2, 4]), "sentence": torch.tensor([3, 0])}
+    assert mpnn.schedule.by("time")(data).tolist() == [1, 2, 4, 3, 0]
+    for kind, values in layer(data.x_dict, data.edge_index_dict, level).items():
+        assert_close(ours[kind], values, kind)
+
+
+def test_types_without_nodes_or_edges_in_some_graph_of_a_batch_are_no_problem():
+    layer, given = randomised(Reader()), [document(3), document(2, 1), document(0, 2, 0)]
+    del given[1]["sentence"], given[1][IN], given[2]["word"], given[2][NEXT]
+    given[2][IN].edge_index = torch.empty(2, 0, dtype=torch.long)
+    whole = complete(given)
+    batch = collate(whole, "topological")
+    out = layer(batch.x_dict, batch.plan)
+    for kind in ("word", "sentence"):
+        alone = [layer(one.x_dict, one.collect("edge_index", True))[kind] for one in whole]
+        assert [len(rows) for rows in alone] == ([3, 2, 0] if kind == "word" else [2, 0, 0])
+        assert_close(out[kind], torch.cat(alone), kind)
+
+
+def test_frontiers_of_two_types_stand_beside_each_other():
+    """Odd levels are of both types; each type has its own rows."""
+    data, layer = document(4), randomised(Reader())
+    data["sentence"].x = torch.randn(4, 2).double()
+    level = {"word": torch.tensor([0, 1, 1, 2]), "sentence": torch.tensor([1, 1, 3, 1])}
+    laid_out = mpnn.plan(data, mpnn.schedule.by(level))
+    assert laid_out.node_counts == [1, 5, 1, 1]
+    ours = layer(data.x_dict, laid_out)
+    with mpnn.engine("reference"):
+        for kind, values in layer(data.x_dict, laid_out).items():
+            assert_close(ours[kind], values, kind)
+
+
+class Relational(mpnn.HeteroMessagePassing):
+    """No state: all nodes fire at once. Words have no update, and so no result."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 2, bias=False)
+
+    def message_in(self, x_j, u_g):
+        return self.linear(x_j) * u_g
+
+    def update_sentence(self, x, u_g, message):
+        return x + message + u_g
+
+
+def test_a_layer_without_state_fires_at_once_and_reads_the_values_of_graphs():
+    layer, pair = randomised(Relational()), [document(3, 1), document(4, 2)]
+    batch, u = collate(pair), torch.tensor([[2.0], [3.0]]).double()
+    edges, batches = {IN: batch[IN].edge_index}, {k: batch[k].batch for k in ("word", "sentence")}
+    x = batch.x_dict
+    for way in ("wavefront", "reference"):
+        with mpnn.engine(way):
+            ours = layer.propagate(edges, "topological", batch=batches, x=x, u=u)
+        assert list(ours) == ["sentence"]
+        for g, data in enumerate(pair):
+            sums = layer.linear(data["word"].x[:-1]).sum(0) * u[g]
+            expected = data["sentence"].x + u[g] + torch.stack([sums, 0 * sums])
+            assert_close(ours["sentence"][2 * g : 2 * g + 2], expected, f"{way} {g}")
+
+
+def test_a_graph_without_nodes_gives_no_rows():
+    data = document(0, sentences=0)
+    out = randomised(Reader())(data.x_dict, {kind: torch.empty(2, 0, dtype=torch.long) for kind in (NEXT, IN)})
+    assert {kind: tuple(rows.shape) for kind, rows in out.items()} == {"word": (0, 4), "sentence": (0, 4)}
+
+
+def test_a_cycle_over_several_types_is_shown_by_the_users_ids():
+    graph = nx.DiGraph([("Ann", "paper 1"), ("paper 1", "Bob"), ("Bob", "paper 2"), ("paper 2", "Ann")])
+    data = mpnn.from_networkx(graph, node_type=lambda node: "paper" if "paper" in node else "author")
+    with pytest.raises(mpnn.schedule.CycleError, match="Ann -> paper 1 -> Bob -> paper 2 -> Ann|paper 1 -> Bob"):
+        mpnn.plan(data, "topological")
+    edges = {("a", "to", "b"): torch.tensor([[1], [0]]), ("b", "to", "a"): torch.tensor([[0], [1]])}
+    with pytest.raises(mpnn.schedule.CycleError, match=r"\('b', 0\) -> \('a', 1\)|\('a', 1\) -> \('b', 0\)"):
+        mpnn.plan(edges, "topological", {"a": 2, "b": 1})
+
+
+def test_an_edge_that_leaves_its_type_is_named():
+    data = document()
+    data[IN].edge_index[1, 1] = 2  # which would be within the nodes of all types
+    with pytest.raises(ValueError, match=r"plan \(edge type \('word', 'in', 'sent.*\): edge 1 \(1 -> 2\) leaves"):
+        mpnn.plan(data)
+    with pytest.raises(ValueError, match=r"Reader.*edge 1 \(1 -> 2\) leaves .* 3 sources and 2 targets"):
+        randomised(Reader())(data.x_dict, data.edge_index_dict)
+
+
+def test_values_of_a_schedule_must_be_there_for_all_types():
+    data = document()
+    data["word"].time = torch.arange(3)
+    with pytest.raises(ValueError, match="by: nodes of type 'sentence' have no 'time', only .* 'word'.*each of the 2"):
+        mpnn.plan(data, mpnn.schedule.by("time"))
+    with pytest.raises(ValueError, match="ordered: 2 values for the 3 nodes of type 'word'"):
+        mpnn.plan(data, mpnn.schedule.ordered({"word": torch.ones(2), "sentence": torch.ones(2)}))
+    with pytest.raises(ValueError, match="by: nodes of type 'word' have no 'time'"):
+        mpnn.plan(data.edge_index_dict, mpnn.schedule.by("time"), {"word": 3, "sentence": 2})
+
+
+def wrong(**hooks):
+    return type("Wrong", (Reader,), hooks)()
+
+
+@pytest.mark.parametrize(
+    "hooks, match",
+    [
+        ({"message": None, "message_next": lambda self, h_j: h_j}, r"no message for the edge type \('word', 'in'"),
+        ({"update_word": lambda self, y, message: y}, "Wrong.update_word asks for 'y', which was not passed"),
+        ({"update_word": lambda self, z, message: z}, "asks for 'z' of nodes of type 'word', .* only for 'sent"),
+        ({"update_sentence": lambda self, message_next: 0}, r"'message_next', but .* none of that name ends in 's"),
+        ({"message_in": lambda self, z_j: z_j}, "message_in asks for 'z' of nodes of type 'word', but"),
+        ({"update_sentence": lambda self, message: message[:, :3]}, r"'word' gives rows .* 'sentence' \[\(3,\)\]"),
+    ],
+)
+def test_hooks_that_do_not_fit_the_types_are_named(hooks, match):
+    data = document()
+    z = {"sentence": torch.ones(2, 4).double()}
+    level = {"word": torch.tensor([0, 0, 1]), "sentence": torch.tensor([1, 1])}
+    with pytest.raises((TypeError, ValueError), match=match):
+        wrong(**hooks).double().propagate(data.edge_index_dict, level, x=data.x_dict, z=z)
+
+
+def test_what_does_not_fit_is_refused():
+    data, layer = document(), randomised(Reader())
+    with pytest.raises(ValueError, match="of type 'word', 'x' has 3 rows, but 'y' has 2"):
+        layer.propagate(data.edge_index_dict, x=data.x_dict, y={"word": torch.ones(2)})
+    with pytest.raises(ValueError, match="the fields have 3 rows for nodes of type 'word', but the graph has 4"):
+        layer(data.x_dict, mpnn.plan(document(4), "topological"))
+    with pytest.raises(ValueError, match="the plan is of a graph whose nodes have no types"):
+        layer(data.x_dict, mpnn.plan(torch.empty(2, 0, dtype=torch.long), "topological", 5))
+    with pytest.raises(ValueError, match="the plan was made for topological, but schedule='synchronous'"):
+        layer(data.x_dict, mpnn.plan(data, "topological"), "synchronous")
+    with pytest.raises(TypeError, match="defines edge_update, which HeteroMessagePassing has not"):
+        type("Wrong", (Reader,), {"edge_update": lambda self, message: message})
+    with pytest.raises(ValueError, match="has a '__' in a name"):
+        mpnn.plan({("a", "b__c", "a"): torch.empty(2, 0, dtype=torch.long)}, "topological", {"a": 1})
+
+
+def test_parameters_are_the_layers_own_and_a_pass_leaves_no_trace():
+    data, layer = document(), randomised(Reader())
+    before = set(vars(layer))
+    sum(rows.sum() for rows in layer(data.x_dict, data.edge_index_dict).values()).backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+    assert set(vars(layer)) == before and layer.hooks is Reader.hooks
