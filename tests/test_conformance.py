@@ -54,6 +54,7 @@ from mpnn.nn import (
     PartAwareLSTM,
     RecNN,
     RelationWise,
+    ResidualGraphLSTM,
     SemanticAttention,
     SequenceClassifier,
     Tagger,
@@ -219,6 +220,12 @@ class Confident(GraphLSTM):
     def forward(self, x, edge_index, *, schedule=None):
         h = torch.tanh(x.to_dense()[:, [0, 1, 2, 0]])
         return super().forward(x, edge_index, h, 1 - h, schedule=schedule)
+
+
+class ConfidentLayers(ResidualGraphLSTM):
+    def forward(self, x, edge_index, *, schedule=None):
+        h = torch.tanh(x.to_dense().flip(1))
+        return super().forward(x, edge_index, schedule, h, 1 - h)
 
 
 class Forested(CRF):
@@ -423,6 +430,7 @@ TABLE = [
     ),
     Row("GraphLSTM", lambda: Confident(IN, 4), gives=("node", "node"), **ON_CHAINS),
     Row("GraphLSTM, one forget gate", lambda: Confident(IN, 4, False, False), gives=("node", "node"), **ON_CHAINS),
+    Row("ResidualGraphLSTM", lambda: ConfidentLayers(IN), **ON_CHAINS),
     Row(
         "LatticeLSTM",
         lambda: Latticed(IN, 4, bidirectional=True),

@@ -147,7 +147,8 @@ class ResidualGraphLSTM(nn.Module):
     .. math:: h^{(l+1)}, m^{(l+1)} = \mathrm{GraphLSTM}_l(x^{(l)}, h^{(l)}, m^{(l)}), \qquad
         x^{(l+1)} = x^{(l)} + h^{(l+1)}
 
-    with h, m = 0 at first.
+    with h, m = 0 at first, unless given. So a first layer's gates of all neighbours are equal, and ``adaptive`` makes a
+    difference from the second layer on.
 
     Source: Liang et al. 2016, arXiv:1603.07063, section 3.3. Deviations: none.
 
@@ -157,8 +158,12 @@ class ResidualGraphLSTM(nn.Module):
         options: passed on to :class:`GraphLSTM`.
 
     Shape:
-        x ``(N, F)``, edge_index ``(2, E)``; schedule: one for all layers, or ``schedule(layer, x)``, called before each
-        layer with its number and its input -> x ``(N, F)`` after the last layer.
+        x, and h and m if given, ``(N, F)``, edge_index ``(2, E)``; schedule: one for all layers, or
+        ``schedule(layer, x)``, called before each layer with its number and its input -> x ``(N, F)`` after the last
+        layer.
+
+    Raises:
+        ValueError: x is sparse or has another width.
 
     Example:
         >>> import mpnn
@@ -170,6 +175,7 @@ class ResidualGraphLSTM(nn.Module):
 
     def __init__(self, features: int, num_layers: int = 2, **options: Any):
         super().__init__()
+        self.features = features
         self.layers = nn.ModuleList([GraphLSTM(features, features, **options) for _ in range(num_layers)])
 
     def reset_parameters(self) -> None:
@@ -177,9 +183,15 @@ class ResidualGraphLSTM(nn.Module):
             layer.reset_parameters()
 
     def forward(
-        self, x: Tensor, edge_index: Any, schedule: Schedule | Tensor | str | Callable[[int, Tensor], Any] | None = None
+        self,
+        x: Tensor,
+        edge_index: Any,
+        schedule: Schedule | Tensor | str | Callable[[int, Tensor], Any] | None = None,
+        h: Tensor | None = None,
+        m: Tensor | None = None,
     ) -> Tensor:
-        h = m = None
+        check_dense(type(self).__name__, x)
+        check_features(type(self).__name__, x, self.features)
         for number, layer in enumerate(self.layers):
             now = schedule(number, x) if callable(schedule) and not isinstance(schedule, Schedule) else schedule
             h, m = layer(x, edge_index, h, m, schedule=now)

@@ -102,11 +102,12 @@ def test_layers_one_on_the_other_are_the_papers_loop_layer_after_layer(adaptive,
     generator, n = torch.Generator().manual_seed(seed), graph.num_nodes
     stack, priority = randomised(ResidualGraphLSTM(4, num_layers=3, adaptive=adaptive)), data.draw(priorities(n))
     x, edges, order = normal(generator, n, 4), graph.edge_index.t().tolist(), in_order(priority)
-    theirs, h, m = x, *torch.zeros(2, n, 4, dtype=torch.float64)
+    start = [normal(generator, n, 4) for _ in "hm"] if data.draw(st.booleans()) else []
+    theirs, (h, m) = x, start or torch.zeros(2, n, 4, dtype=torch.float64)
     for layer in stack.layers:
         h, m = paper(layer, theirs, edges, order, list(h), list(m), adaptive)
         theirs = theirs + h
-    assert_same(stack(x, graph.edge_index, ordered(priority)), theirs, [x, *stack.parameters()])
+    assert_same(stack(x, graph.edge_index, ordered(priority), *start), theirs, [x, *start, *stack.parameters()])
 
 
 def test_a_forget_gate_for_each_neighbour_counts_from_the_second_layer_on():
@@ -124,3 +125,5 @@ def test_the_layer_says_what_it_is_and_refuses_other_widths():
     assert repr(GraphLSTM(3, 4, False)) == "GraphLSTM(3, 4, adaptive=False)"
     with pytest.raises(ValueError, match="GraphLSTM: x has 2 features a node"):
         GraphLSTM(3, 4)(torch.ones(2, 2), torch.zeros(2, 0, dtype=torch.long))
+    with pytest.raises(ValueError, match="ResidualGraphLSTM: x has 2 features a node"):
+        ResidualGraphLSTM(3)(torch.ones(2, 2), torch.zeros(2, 0, dtype=torch.long))
