@@ -16,9 +16,9 @@ test-scatter: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-build-isolation torch-scatter==2.1.2
 	$(BIN)/python -m pytest -m scatter tests/test_scatter.py
 
+# All benchmarks (hours; about half an hour with BENCH=--quick), and the page that is made of their tables.
 bench: $(VENV)/.installed
-	$(BIN)/mpnn bench all
-	cat out/bench_*.md > out/benchmarks.md
+	$(BIN)/mpnn bench all $(BENCH); status=$$?; $(BIN)/mpnn bench page && exit $$status
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

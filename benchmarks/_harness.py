@@ -9,6 +9,9 @@ round, so that a drifting machine hurts all alike. Wall time and processor time 
 taken. A turn during which other processes used more than ``CALM`` cores is tried again, and the least disturbed try
 counts, not the fastest. Peak memory is measured apart, each contender in a process of its own: the highest resident
 size during two steps, less the resident size after set-up.
+
+What cannot be imported is reported as absent; what raises, disagrees or takes too long as failed, with the reason; the
+others go on. Tables are written after each case.
 """
 
 from __future__ import annotations
@@ -17,32 +20,31 @@ import argparse
 import contextlib
 import gc
 import importlib
-import json
+import multiprocessing
 import os
-import platform
 import random
 import resource
-import statistics
-import subprocess
+import signal
 import sys
 import tempfile
+import threading
 import time
 import types
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _report import Result, Row, header, report, slope, table, write
 from torch import Tensor
 from tqdm import tqdm
 
+__all__ = ["Absent", "Case", "Contender", "Row", "Step", "cached", "chung_lu", "main", "peer", "slope", "table"]
+
 CALM = 0.15  # cores that other processes may use during a turn that counts
-TRIES = 4  # of a turn that was disturbed
 CACHE = "MPNN_BENCH_CACHE"
 Step = Callable[[], Sequence[Tensor]]
 
@@ -80,29 +82,24 @@ class Contender:
 
 @dataclass
 class Case:
-    """Contenders that do the same work. ``tolerance`` is the largest difference over the largest value."""
+    """Contenders that do the same work.
+
+    Args:
+        title: what is done, on how much.
+        contenders: the first that agrees is what the others are compared with.
+        tolerance: the largest difference over the largest value.
+        slope: whether contenders are the same work at several sizes, to see how it grows; ``axis`` names the size.
+        memory: whether contenders are weighed.
+        note: printed below the table.
+    """
 
     title: str
     contenders: list[Contender]
     tolerance: float = 2e-4
     slope: bool = False
     memory: bool = True
-
-
-@dataclass
-class Row:
-    """What was measured of a contender; times in seconds, memory in MB, ``foreign`` in cores."""
-
-    name: str
-    role: str
+    axis: str = ""
     note: str = ""
-    size: int | None = None
-    absent: str = ""
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    foreign: list[float] = field(default_factory=list)
-    setup_mb: float | None = None
-    step_mb: float | None = None
 
 
 # Peers --------------------------------------------------------------------------------------------------------------
@@ -153,76 +150,132 @@ def turn(step: Step, least: float) -> tuple[float, float, float]:
     return wall / count, cpu / count, max(0.0, (busy - cpu) / wall)
 
 
-def calmest(step: Step, least: float) -> tuple[float, float, float]:
+def calmest(step: Step, least: float, tries: int) -> tuple[float, float, float]:
     """The least disturbed of a few turns; the first calm one ends the search."""
     tried = []
-    while not tried or (tried[-1][2] > CALM and len(tried) < TRIES and least):
+    while not tried or (tried[-1][2] > CALM and len(tried) < tries):
         tried.append(turn(step, least))
     return min(tried, key=lambda t: t[2])
+
+
+# Time limits --------------------------------------------------------------------------------------------------------
+
+
+class TimeUp(Exception):
+    """A part of a run took longer than it may."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float):
+    """Raises :class:`TimeUp` inside the block after so many seconds, where the system has such alarms."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_):
+        raise TimeUp(f"it took longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)  # again after 5 s, should something have swallowed the first
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def noted(row: Row):
+    """What keeps a contender from running goes into its row, and the others go on."""
+    try:
+        yield
+    except (Absent, ImportError) as reason:
+        row.absent = one_line(reason)
+    except (Disagreement, TimeUp) as error:
+        row.failed = one_line(error)
+    except Exception as error:  # whatever a library raises is a result here, and told in the table
+        row.failed = f"{type(error).__name__}: {one_line(error)}"
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 # One case -----------------------------------------------------------------------------------------------------------
 
 
-def set_up(case: Case, rows: list[Row], bar: tqdm) -> dict[str, Step]:
-    """Sets up and warms up all contenders that can be here, and asserts that they agree."""
+def set_up(case: Case, rows: list[Row], limit: float, bar: tqdm) -> dict[str, Step]:
+    """Sets up and warms up all contenders that can be here, and sees that they agree."""
     steps, first = {}, None
     for contender, row in zip(case.contenders, rows, strict=True):
         bar.set_postfix_str(contender.name)
-        try:
+        with noted(row), time_limit(limit):
             if contender.needs > free_gb():
                 raise Absent(f"needs {contender.needs:g} GB of free memory, and {free_gb():.1f} GB are free")
             step = contender.make()
             got = step()
-        except (Absent, ImportError) as reason:
-            row.absent = str(reason)
-            continue
-        if contender.agrees:
-            first = first or (contender.name, got)
-            compare(*first, contender.name, got, case.tolerance)
-        steps[contender.name] = step
+            if contender.agrees:
+                first = first or (contender.name, list(got))
+                row.checked = compare(*first, contender.name, got, case.tolerance)
+            steps[contender.name] = step
         bar.update()
     return steps
 
 
-def compare(name: str, expected: Sequence[Tensor], other: str, got: Sequence[Tensor], tolerance: float) -> None:
-    """Asserts that two contenders returned the same tensors, up to rounding."""
+def compare(name: str, expected: Sequence[Tensor], other: str, got: Sequence[Tensor], tolerance: float) -> float:
+    """How far the tensors of two contenders are apart, over the largest value.
+
+    Raises:
+        Disagreement: by more than rounding explains, or there are others.
+    """
     if len(expected) != len(got):
         raise Disagreement(
             f"{other} returned {len(got)} tensors, but {name} {len(expected)}; return the same ones in the same order."
         )
+    furthest = 0.0
     for place, (a, b) in enumerate(zip(expected, got, strict=True)):
         if a.shape != b.shape:
             raise Disagreement(
                 f"tensor {place} of {other} has shape {tuple(b.shape)}, but that of {name} {tuple(a.shape)}."
             )
         a, b = a.detach().double(), b.detach().double()
-        scale = float(a.abs().max()) if a.numel() else 0.0
+        scale = max(float(a.abs().max()) if a.numel() else 0.0, 1e-30)
         worst = float((a - b).abs().max()) if a.numel() else 0.0
-        if not worst <= tolerance * max(scale, 1e-30):
+        if not worst <= tolerance * scale:
             raise Disagreement(
                 f"tensor {place} of {other} differs from that of {name} by {worst:.3g}; values reach {scale:.3g}, "
                 f"and at most {tolerance:g} of that was expected. Give both the same weights and the same formula."
             )
+        furthest = max(furthest, worst / scale)
+    return furthest
 
 
-def measure(case: Case, rounds: int, least: float, bar: tqdm) -> list[Row]:
-    """Times all contenders by turns, in a new order each round."""
+def measure(case: Case, pace: Pace, bar: tqdm) -> list[Row]:
+    """Times all contenders by turns, in a new order each round; one that has used up its share of time sits out."""
     rows = [Row(c.name, c.role, c.note, c.size) for c in case.contenders]
-    steps = set_up(case, rows, bar)
-    order, shuffle = list(steps), random.Random(0)
+    steps = set_up(case, rows, pace.limit, bar)
     of = {row.name: row for row in rows}
+    order, used, shuffle = list(steps), dict.fromkeys(steps, 0.0), random.Random(0)
     gc.collect()
-    for _ in range(rounds):
+    for _ in range(pace.rounds):
         shuffle.shuffle(order)
         for name in order:
             bar.set_postfix_str(name)
-            wall, cpu, foreign = calmest(steps[name], least)
-            of[name].wall.append(wall)
-            of[name].cpu.append(cpu)
-            of[name].foreign.append(foreign)
+            if not of[name].failed and used[name] < pace.limit / len(order):
+                used[name] += take_turn(steps[name], of[name], pace)
             bar.update()
     return rows
+
+
+def take_turn(step: Step, row: Row, pace: Pace) -> float:
+    """Adds a turn to a row; returns how long that took."""
+    began = time.perf_counter()
+    with noted(row), time_limit(pace.limit):
+        wall, cpu, foreign = calmest(step, pace.least, pace.tries)
+        row.wall.append(wall)
+        row.cpu.append(cpu)
+        row.foreign.append(foreign)
+    return time.perf_counter() - began
 
 
 # Memory -------------------------------------------------------------------------------------------------------------
@@ -259,9 +312,9 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit if peak is None else peak
 
 
-def weigh(step: Callable[[], Step]) -> dict[str, float]:
+def weigh(make: Callable[[], Step]) -> dict[str, float]:
     """Sets up and runs two steps in this process: resident MB after set-up, and how far a step rises above."""
-    run = step()
+    run = make()
     gc.collect()
     forget_peak()
     before = status_mb("VmRSS") or peak_mb()
@@ -270,15 +323,67 @@ def weigh(step: Callable[[], Step]) -> dict[str, float]:
     return {"setup_mb": before, "step_mb": max(0.0, peak_mb() - before)}
 
 
-def weigh_alone(file: str, case: str, row: Row, options: argparse.Namespace) -> None:
-    """Weighs a contender in a process of its own."""
-    command = [sys.executable, file, "--alone", case, row.name, "--threads", str(options.threads)]
-    done = subprocess.run(command + ["--smoke"] * options.smoke, capture_output=True, text=True)
-    if done.returncode:
-        row.note += f" (not weighed: {done.stderr.strip().splitlines()[-1]})"
-        return
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    row.setup_mb, row.step_mb = found["setup_mb"], found["step_mb"]
+class Scales:
+    """Weighs contenders, each in a process of its own.
+
+    These are copies of one that is split off before anything runs: they need not import everything again, and nothing
+    of an earlier case is in their memory.
+    """
+
+    def __init__(self, cases: dict[str, Callable[[bool], Case]], smoke: bool):
+        self.cases, self.smoke, self.process = cases, smoke, 0
+        if not hasattr(os, "fork"):
+            return
+        self.pipe, theirs = multiprocessing.Pipe()
+        self.process = os.fork()
+        if not self.process:
+            self.pipe.close()
+            self._serve(theirs)
+        theirs.close()
+
+    def weigh(self, case: str, row: Row, threads: int, limit: float) -> None:
+        """Puts what was found into the row."""
+        if not self.process:
+            return
+        try:
+            self.pipe.send((case, row.name, threads, limit))
+            found = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            found = {"lost": one_line(error) or type(error).__name__}
+        if "lost" in found:
+            row.note = "; ".join(filter(None, [row.note, f"not weighed: {found['lost']}"]))
+        else:
+            row.setup_mb, row.step_mb = found["setup_mb"], found["step_mb"]
+
+    def close(self) -> None:
+        if self.process:
+            self.pipe.close()
+            os.waitpid(self.process, 0)
+
+    def _serve(self, pipe) -> None:
+        """The process that is split off: for each request another copy of it, which answers and ends."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        while True:
+            try:
+                request = pipe.recv()
+            except EOFError:
+                os._exit(0)
+            copy = os.fork()
+            if not copy:
+                pipe.send(self._found(*request))
+                os._exit(0)
+            _, status = os.waitpid(copy, 0)
+            if status:
+                pipe.send({"lost": f"its process ended with status {os.waitstatus_to_exitcode(status)}"})
+
+    def _found(self, case: str, name: str, threads: int, limit: float) -> dict:
+        torch.set_num_threads(threads)
+        try:
+            (contender,) = (c for c in self.cases[case](self.smoke).contenders if c.name == name)
+            with time_limit(limit):
+                return weigh(contender.make)
+        except Exception as error:
+            return {"lost": f"{type(error).__name__}: {one_line(error)}"}
 
 
 # Data ---------------------------------------------------------------------------------------------------------------
@@ -314,225 +419,96 @@ def chung_lu(num_nodes: int, num_edges: int, seed: int = 0, exponent: float = 2.
     return torch.from_numpy(np.stack([keys // num_nodes, keys % num_nodes]))
 
 
-# Report -------------------------------------------------------------------------------------------------------------
-
-
-def header(options: argparse.Namespace) -> dict[str, Any]:
-    """Machine, versions and settings."""
-    versions = {"python": platform.python_version()}
-    for name in ("torch", "torch_geometric", "torch_sparse", "dgl", "networkx", "numpy", "mpnn"):
-        found = [p for p in (name, name.replace("_", "-")) if installed(p)]
-        versions[name] = metadata.version(found[0]) if found else "absent"
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": versions,
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "smoke": options.smoke,
-        "load": [round(value, 2) for value in os.getloadavg()],
-    }
-
-
-def installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values) if values else float("nan")
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.25, 0.75])
-    return float(low), float(high)
-
-
-def best(rows: Sequence[Row], role: str, clock: str) -> float:
-    """The smallest median of the rows of a role; nan without any. For references: that of the first."""
-    found = [median(getattr(row, clock)) for row in rows if row.role == role and row.wall]
-    if not found:
-        return float("nan")
-    return found[0] if role == "reference" else min(found)
-
-
-def slope(rows: Sequence[Row], value: Callable[[Row], float | None]) -> float:
-    """Exponent of a power law fitted through (size, value): 1 is linear."""
-    points = [(row.size, value(row)) for row in rows if row.wall and value(row)]
-    if len(points) < 2:
-        return float("nan")
-    x, y = np.log(np.array(points, dtype=float)).T
-    return float(np.polyfit(x, y, 1)[0])
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Three digits, without an exponent; '-' for nothing."""
-    if value is None or value != value:
-        return "-"
-    return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
-
-
-COLUMNS = (
-    "contender", "wall ms", "IQR", "min", "CPU ms", "x best peer", "x best peer, CPU", "x reference", "us an item",
-    "step MB", "set-up MB", "foreign cores", "notes",
-)  # fmt: skip
-
-
-def table(rows: Sequence[Row]) -> list[str]:
-    """Rows as markdown, fastest first, absent ones last."""
-    peer_wall, peer_cpu, floor = best(rows, "peer", "wall"), best(rows, "peer", "cpu"), best(rows, "reference", "wall")
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * (len(COLUMNS) - 2) + "|---|"]
-    for row in sorted(rows, key=lambda row: median(row.wall) if row.wall else float("inf")):
-        name = f"**{row.name}**" if row.role == "mpnn" else row.name + " (reference)" * (row.role == "reference")
-        if row.absent:
-            lines.append(f"| {name} |" + " - |" * (len(COLUMNS) - 2) + f" absent: {row.absent} |")
-            continue
-        wall, cpu = median(row.wall), median(row.cpu)
-        low, high = quartiles(row.wall)
-        values = [wall * 1e3, None, min(row.wall) * 1e3, cpu * 1e3, wall / peer_wall, cpu / peer_cpu, wall / floor]
-        cells = [number(value) for value in values] + [number(wall / row.size * 1e6) if row.size else "-"]
-        cells[1] = f"{number(low * 1e3)}-{number(high * 1e3)}"
-        cells += [number(row.step_mb), number(row.setup_mb), f"{median(row.foreign):.2f}", row.note]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def slopes(rows: Sequence[Row]) -> str:
-    """How time and memory grow with size, in words."""
-    time_, memory = slope(rows, lambda row: min(row.cpu)), slope(rows, lambda row: row.step_mb)
-    return f"Grows as size to the power {time_:.2f} in processor time and {memory:.2f} in memory (1 is linear)."
-
-
-def report(title: str, head: dict[str, Any], results: dict[str, tuple[Case | str, list[Row]]]) -> str:
-    """The whole result as markdown."""
-    versions = ", ".join(f"{name} {version}" for name, version in head["versions"].items())
-    lines = [
-        f"# {title}",
-        "",
-        f"{head['date']}; {head['machine']}; {head['threads']} threads; {head['rounds']} rounds.",
-    ]
-    lines += [f"{versions}.", f"Load average {', '.join(map(str, head['load']))} at the start.", ""]
-    for name, (case, rows) in results.items():
-        lines += [f"## {name}", "", case.title if isinstance(case, Case) else f"Skipped: {case}.", ""]
-        if rows:
-            lines += table(rows) + [""]
-        if isinstance(case, Case) and case.slope:
-            lines += [slopes(rows), ""]
-    return "\n".join(lines)
-
-
-COLOURS = {"mpnn": "#c44e52", "peer": "#4c72b0", "reference": "#999999"}
-
-
-def plot(path: Path, title: str, results: dict[str, tuple[Case | str, list[Row]]]) -> None:
-    """One panel a case, one bar a contender: the median, with the quartiles as a whisker."""
-    from matplotlib.figure import Figure
-
-    shown = {name: [row for row in rows if row.wall] for name, (_, rows) in results.items()}
-    shown = {name: rows for name, rows in shown.items() if rows}
-    if not shown:
-        return
-    heights = [len(rows) + 1.5 for rows in shown.values()]
-    figure = Figure(figsize=(9, 0.3 * sum(heights) + 1), layout="constrained")
-    panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for panel, (name, rows) in zip(panels, shown.items(), strict=True):
-        rows = sorted(rows, key=lambda row: -median(row.wall))
-        middle = np.array([median(row.wall) for row in rows]) * 1e3
-        spread = np.array([quartiles(row.wall) for row in rows]).T * 1e3
-        error = np.abs(spread - middle)
-        panel.barh([row.name for row in rows], middle, xerr=error, color=[COLOURS[row.role] for row in rows])
-        panel.set_title(name, loc="left", fontsize=9)
-        panel.tick_params(labelsize=7)
-    panels[-1].set_xlabel("wall time of a step, ms (median, quartiles); red: mpnn, grey: bare products")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=120)
-
-
-def write(folder: Path, name: str, title: str, head: dict, results: dict[str, tuple[Case | str, list[Row]]]) -> None:
-    """JSON, markdown and picture."""
-    folder.mkdir(parents=True, exist_ok=True)
-    cases = {
-        key: {
-            "title": case.title if isinstance(case, Case) else f"skipped: {case}",
-            "rows": [asdict(row) for row in rows],
-        }
-        for key, (case, rows) in results.items()
-    }
-    (folder / f"bench_{name}.json").write_text(json.dumps({"title": title, **head, "cases": cases}, indent=1))
-    (folder / f"bench_{name}.md").write_text(report(title, head, results))
-    plot(folder / f"bench_{name}.png", title, results)
-
-
 # Command ------------------------------------------------------------------------------------------------------------
 
 
-def arguments(doc: str, names: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+@dataclass
+class Pace:
+    """How long is measured: turns of each contender, least seconds of a turn, tries of a turn that was disturbed, and
+    seconds for a case (shared by its contenders, who have one turn in any case) and for a single step.
+    """
+
+    name: str
+    rounds: int
+    least: float
+    tries: int
+    limit: float
+
+
+PACES = {
+    "full": Pace("full", 7, 0.3, 4, 300.0),
+    "quick": Pace("quick", 5, 0.1, 2, 20.0),
+    "smoke": Pace("smoke", 2, 0.0, 1, 60.0),
+}
+
+
+def arguments(doc: str, names: Sequence[str], threads: Sequence[int]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=doc.strip().splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="everything tiny: shows that it runs, measures nothing")
-    parser.add_argument("--rounds", type=int, help="turns of each contender (7; 2 with --smoke)")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
+    parser.add_argument("--quick", action="store_true", help="shorter and fewer turns, and at most 20 s a case")
+    parser.add_argument("--rounds", type=int, help="turns of each contender (7; 5 with --quick, 2 with --smoke)")
+    parser.add_argument("--limit", type=float, help="seconds to time a case for (300; 20 with --quick)")
+    given = " ".join(map(str, threads))
+    parser.add_argument("--threads", type=int, nargs="+", default=list(threads), help=f"torch threads ({given})")
     parser.add_argument("--cases", nargs="+", choices=names, default=list(names), metavar="CASE", help=", ".join(names))
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not weigh contenders")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for JSON, markdown and picture (out)")
-    parser.add_argument("--alone", nargs=2, metavar=("CASE", "CONTENDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help="folder for JSON, markdown and picture (out; out/smoke with --smoke)")
     options = parser.parse_args()
-    options.rounds = options.rounds or (2 if options.smoke else 7)
+    pace = PACES["smoke" if options.smoke else "quick" if options.quick else "full"]
+    options.pace = replace(pace, rounds=options.rounds or pace.rounds, limit=options.limit or pace.limit)
+    options.out = options.out or Path("out/smoke" if options.smoke else "out")
     return options
 
 
-def run_alone(case: Case, name: str) -> None:
-    """Weighs one contender here and prints what was found as JSON, on the last line."""
-    (contender,) = (c for c in case.contenders if c.name == name)
-    print(json.dumps(weigh(contender.make)))
-
-
-def run_case(
-    file: str, name: str, build: Callable[[bool], Case], options: argparse.Namespace
-) -> tuple[Case | str, list[Row]]:
-    """Times a case, then weighs its contenders; a case without its data is only named."""
+def run_case(name: str, build: Callable[[bool], Case], threads: int, options: argparse.Namespace, scales) -> Result:
+    """Times a case, then weighs its contenders; a case without its data, or that cannot be built, is only named."""
+    pace = options.pace
+    result, began = Result(name, header(threads, pace.rounds, pace.name)), time.perf_counter()
+    torch.set_num_threads(threads)
     try:
         case = build(options.smoke)
     except Absent as reason:
-        return str(reason), []
-    with tqdm(total=len(case.contenders) * (1 + options.rounds), desc=name, file=sys.stderr, leave=False) as bar:
-        rows = measure(case, options.rounds, 0.0 if options.smoke else 0.3, bar)
-    weighed = [row for row in rows if row.wall] if options.memory and case.memory else []
-    for row in tqdm(weighed[:1] if options.smoke else weighed, desc=f"{name}, memory", file=sys.stderr, leave=False):
-        weigh_alone(file, name, row, options)
-    return case, rows
+        result.skipped = one_line(reason)
+        return result
+    except Exception as error:  # told in the report; the other cases go on
+        result.failed = f"{type(error).__name__}: {one_line(error)}"
+        return result
+    result.title, result.tolerance, result.note = case.title, case.tolerance, case.note
+    result.axis = case.axis or "size" * case.slope
+    with tqdm(total=len(case.contenders) * (1 + pace.rounds), desc=result.key, file=sys.stderr, leave=False) as bar:
+        result.rows = measure(case, pace, bar)
+    weighed = [row for row in result.rows if row.wall] if scales and case.memory else []
+    for row in tqdm(weighed[:1] if options.smoke else weighed, f"{name}, memory", file=sys.stderr, leave=False):
+        scales.weigh(name, row, threads, pace.limit)
+    result.seconds = time.perf_counter() - began
+    return result
 
 
-def main(file: str, doc: str, cases: dict[str, Callable[[bool], Case]]) -> None:
-    """Runs the cases of a benchmark file as its command line asks.
+def main(file: str, doc: str, cases: dict[str, Callable[[bool], Case]], threads: Sequence[int] = (2,)) -> None:
+    """Runs the cases of a benchmark file as its command line asks; what went wrong is said at the end.
 
     Args:
         file: the benchmark's ``__file__``.
         doc: its docstring; the first line is the title.
         cases: functions that build a case; they are given whether to be tiny.
+        threads: how many threads it is run on, one after the other.
     """
-    options = arguments(doc, list(cases))
-    torch.set_num_threads(options.threads)
+    options = arguments(doc, list(cases), threads)
     warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")
-    if options.alone:
-        return run_alone(cases[options.alone[0]](options.smoke), options.alone[1])
-    head, title, results = header(options), doc.splitlines()[0].rstrip("."), {}
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[CACHE] = folder
-        try:
-            for name in options.cases:
-                results[name] = run_case(file, name, cases[name], options)
-                write(options.out, Path(file).stem, title, head, results)  # a run that is stopped keeps what it has
-        finally:
-            del os.environ[CACHE]
-    print(report(title, head, results))
+    with contextlib.ExitStack() as stack:
+        if CACHE not in os.environ:
+            os.environ[CACHE] = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.callback(os.environ.pop, CACHE)
+        scales = Scales(cases, options.smoke) if options.memory else None
+        if scales:
+            stack.callback(scales.close)
+        results = {}
+        for name in options.cases:
+            for count in options.threads:
+                result = run_case(name, cases[name], count, options, scales)
+                results[result.key] = result  # written at once: a run that is stopped keeps what it has
+                write(options.out, Path(file).stem, doc, results, list(cases))
+    print(report(doc, Path(file).stem, list(results.values())))
+    failures = [failure for result in results.values() for failure in result.failures]
+    if failures:
+        raise SystemExit("\n".join([f"{Path(file).stem}: {len(failures)} failed.", *failures]))

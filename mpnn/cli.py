@@ -6,6 +6,8 @@
     mpnn datasets NAME       one data set with its published results
     mpnn run NAME [...]      scripts/NAME.py with the arguments that follow
     mpnn bench NAME [...]    benchmarks/NAME.py with the arguments that follow
+    mpnn bench all [...]     all of them, one after the other, each in a process of its own
+    mpnn bench page          what they left in out/ as the page docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -137,6 +139,10 @@ def run_script(args: argparse.Namespace) -> int:
         print("\n".join(f"{name:<20} {first_line(path)}" for name, path in found.items()) or nothing(folder))
         return 0
     name = args.name.removesuffix(".py")
+    helper = folder / f"_{name}.py"
+    if name in ("all", "page") and helper.exists():  # the folder says itself how all of it is run
+        run_file(helper, args.rest)
+        return 0
     if name == "all":
         for path in found.values():
             run_file(path, args.rest)
