@@ -36,11 +36,13 @@ def tiny(charlm):
 
 def test_windows_are_stretches_of_the_text_and_every_token_is_followed_by_the_next(charlm):
     windows = charlm.Windows(torch.arange(100), count=3, steps=4)
+    torch.manual_seed(0)
     first, second = list(windows), list(windows)
     assert len(first) == len(second) == len(windows) == 8
     rows = torch.cat([token.view(4, 3).t() for token, *_ in first])
     assert torch.equal(rows, rows[:, :1] + torch.arange(4)) and len(rows.unique()) == rows.numel()  # no token twice
     assert not torch.equal(rows, torch.cat([token.view(4, 3).t() for token, *_ in second]))
+    assert len({int(token[0]) % 4 for _ in range(5) for token, *_ in windows}) > 1  # not from the same place always
     for token, y, (src, dst) in first:
         assert torch.equal(y, token + 1) and torch.equal(token[dst], token[src] + 1) and len(src) == 9
 
