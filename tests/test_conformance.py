@@ -62,6 +62,7 @@ from mpnn.nn import (
     Window,
     attention,
 )
+from mpnn.nn.agc_lstm import Change
 
 IN = 3  # node features
 EXTRA = {  # the other inputs there are, for a graph
@@ -462,6 +463,7 @@ TABLE = [
     Row("GraphRecurrent", lambda: SpaceTimeRecurrent(GCN, "gru", IN, 4), takes=("edge_weight",), **IN_FRAMES),
     Row("GraphRecurrent, LSTM", lambda: SpaceTimeRecurrent(Chebyshev, "lstm", IN, 4), **IN_FRAMES),
     Row("AGCLSTM", lambda: SpaceTimeAGC(IN, 4), gives=("node", "node"), **IN_FRAMES),
+    Row("Change", Change, ways=NO_SPMM),
     Row("PartAwareLSTM", lambda: HiddenParts(IN, 4, [[0, 2], [1]]), **ON_CHAINS),
     Row(
         "PartAwareLSTM, stacked",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from mpnn import schedule as schedules
+from mpnn.features import check_dense
 from mpnn.message_passing import MessagePassing
 from mpnn.nn.graph_recurrent import GraphRecurrent
 from mpnn.nn.lstm import LSTM
@@ -225,12 +226,16 @@ class Change(MessagePassing):
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` -> the same as x.
 
+    Raises:
+        ValueError: x is sparse.
+
     Example:
         >>> Change()(torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]])).tolist()
         [[0.0], [2.0]]
     """
 
     def forward(self, x: Tensor, edge_index: Any) -> Tensor:
+        check_dense("Change", x)
         return self.propagate(edge_index, x=x, num_nodes=len(x))
 
     def message(self, x_i, x_j):
