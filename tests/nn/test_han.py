@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compare import assert_close, assert_golden, assert_same, randomised
-from torch_geometric.data import Batch, HeteroData
+from networks import PAP, PSP, PTA, TAP, typed
+from torch_geometric.data import Batch
 from torch_geometric.nn import HANConv
 from zoo import graphs
 
@@ -10,22 +11,6 @@ import mpnn
 from mpnn.hetero import complete
 from mpnn.loader import collate
 from mpnn.nn import HAN, SemanticAttention
-
-PAP, PSP = ("paper", "PAP", "paper"), ("paper", "PSP", "paper")
-TAP, PTA = ("term", "TAP", "paper"), ("paper", "PTA", "term")  # ends of different types
-
-
-def typed(papers=5, terms=3, seed=0, edges=9):
-    """Papers and terms, 3 and 2 features wide, with double edges, loops and nodes that nothing reaches."""
-    torch.manual_seed(seed)
-    data = HeteroData()
-    data["paper"].x, data["term"].x = torch.randn(papers, 3).double(), torch.randn(terms, 2).double()
-    count = {"paper": papers, "term": terms}
-    for src, name, dst in (PAP, PSP, TAP, PTA):
-        many = edges if count[src] and count[dst] else 0
-        ends = [torch.randint(max(count[kind], 1), (many,)) for kind in (src, dst)]
-        data[src, name, dst].edge_index = torch.stack(ends)
-    return data
 
 
 def paper_han(layer, x, edge_index):  # arXiv:1903.07293, eq. 1-9, one node, head and meta-path at a time

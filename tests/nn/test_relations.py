@@ -1,7 +1,7 @@
 import pytest
 import torch
 from compare import assert_close, assert_golden, assert_same, randomised
-from test_han import PAP, PSP, PTA, TAP, typed
+from networks import PAP, PSP, PTA, TAP, typed
 from torch_geometric.nn import HeteroConv, SAGEConv
 
 import mpnn
