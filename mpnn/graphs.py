@@ -240,7 +240,7 @@ def conllu(text: str) -> list[Data]:
         ([[0], [1]], ['She', 'reads'])
     """
     sentences, rows = [], []
-    for number, line in enumerate([*text.splitlines(), ""], start=1):
+    for number, line in enumerate([*text.split("\n"), ""], start=1):  # other line breaks may be words
         if line.startswith("#"):
             continue
         if line.strip():

@@ -143,6 +143,19 @@ def test_sentences_in_conllu_are_trees_of_their_words():
     assert conllu("") == []
 
 
+@pytest.mark.parametrize("mark", ["\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c"])
+def test_a_word_may_hold_what_is_a_line_break_elsewhere(mark):
+    (tree,) = conllu(f"# text = a{mark}b c\n1\ta{mark}b\t_\tX\t_\t_\t2\tdep\t_\t_\n2\tc\t_\tX\t_\t_\t0\troot\t_\t_")
+    assert tree.word == [f"a{mark}b", "c"]
+
+
+def test_lines_may_end_as_on_windows():
+    plain, there = conllu(SENTENCES), conllu(SENTENCES.replace("\n", "\r\n"))
+    assert [tree.word for tree in there] == [tree.word for tree in plain]
+    (short,) = conllu("\r\n\r\n1\tGo\t_\tX\t_\t_\t0\troot\t_\t_\r\n\r\n")
+    assert short.label == ["root"]
+
+
 def test_heads_point_from_the_word_to_its_head():
     assert edges(heads([2, 0, 2, 3]).edge_index) == [(0, 1), (2, 1), (3, 2)]
     assert heads([]).num_nodes == 0
