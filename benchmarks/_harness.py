@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _report import Result, Row, header, report, slope, table, write
+from _report import Result, Row, header, picture, report, slope, table, write
 from torch import Tensor
 from tqdm import tqdm
 
@@ -502,6 +502,7 @@ def main(file: str, doc: str, cases: dict[str, Callable[[bool], Case]], threads:
         scales = Scales(cases, options.smoke) if options.memory else None
         if scales:
             stack.callback(scales.close)
+        stack.callback(picture, options.out, Path(file).stem)
         results = {}
         for name in options.cases:
             for count in options.threads:

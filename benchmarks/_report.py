@@ -315,7 +315,7 @@ def read(path: Path) -> dict[str, Result]:
 
 
 def write(folder: Path, name: str, doc: str, results: dict[str, Result], order: Sequence[str]) -> str:
-    """JSON, markdown and picture, with what was there of other cases; returns the markdown."""
+    """JSON and markdown, with what was there of other cases; returns the markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"bench_{name}.json"
     kept = {key: result for key, result in (read(place) | results).items() if result.name in order}
@@ -325,5 +325,12 @@ def write(folder: Path, name: str, doc: str, results: dict[str, Result], order: 
     place.write_text(json.dumps({"title": title, "doc": doc, "cases": cases}, indent=1))
     text = report(doc, name, list(kept.values()))
     (folder / f"bench_{name}.md").write_text(text)
-    plot(folder / f"bench_{name}.png", title, list(kept.values()))
     return text
+
+
+def picture(folder: Path, name: str) -> None:
+    """The picture of what is written."""
+    place = folder / f"bench_{name}.json"
+    if place.exists():
+        title = json.loads(place.read_text())["title"]
+        plot(folder / f"bench_{name}.png", title, list(read(place).values()))

@@ -1,0 +1,204 @@
+"""How time and memory grow, family by family: with nodes, edges, depth and batch, up to what this machine holds.
+
+Each case is one family along one axis: the same training step (forward and backward; for planning: levels and layout)
+at several sizes. The picture has logarithmic axes and dashed lines of slope 1; below a table stands the fitted slope,
+and that between the two largest sizes, where what does not grow has little weight any more. The reference is the bare
+matrix (and adjacency) products of the largest size; for planning, sorting its edges once.
+
+- GCN and GAT: one layer, 64 -> 64 (4 heads x 16), x needs a gradient, on power-law graphs.
+- Tree-LSTM: 64 hidden, the wavefront. Random binary trees of 20 to 40 leaves for the batch; for the depth 16
+  caterpillars, whose levels are 32 nodes wide at the bottom and 16 nodes above.
+- LSTM, packed: 64 hidden, torch's kernels on blocks of steps by chains. LSTM, generic: the same on the wavefront.
+- Graph LSTM: 32 hidden, planar graphs under a smooth priority, so frontiers are narrow and many.
+- Planning: ``topological`` levels and the layout, of random DAGs of ten edges a node, and of one chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import chains
+import graph_lstm
+import planning
+import synchronous
+import torch
+import wavefront
+from _harness import Case, Contender, Step, chung_lu, main
+
+import mpnn
+
+FIXED = "Where it is below 1, what does not grow along this axis (cost of a level, products of nodes) has a part in it."
+
+
+def case(title: str, axis: str, sizes: Sequence[int], ours: Callable, bare: Callable, note: str = "") -> Case:
+    """One contender a size, and the reference at the largest."""
+    rows = [Contender(f"mpnn, {n:,} {axis}", partial(ours, n), "mpnn", agrees=False, size=n) for n in sizes]
+    name = f"bare products or sorts, {max(sizes):,} {axis}"
+    rows.append(Contender(name, partial(bare, max(sizes)), "reference", agrees=False))
+    return Case(title, rows, slope=True, axis=axis, note=note)
+
+
+# All nodes at once --------------------------------------------------------------------------------------------------
+
+
+def task(kind: str, num_nodes: int, num_edges: int) -> synchronous.Task:
+    x = torch.randn(num_nodes, 64, generator=torch.Generator().manual_seed(0))
+    widths = [(64, 16, 4)] if kind == "gat" else [(64, 64, 1)]
+    return synchronous.Task(kind, x, chung_lu(num_nodes, num_edges), widths, x_needs_grad=True)
+
+
+def of_nodes(kind: str, smoke: bool) -> Case:
+    sizes = (20, 40) if smoke else (6_250, 12_500, 25_000, 50_000, 100_000, 200_000)
+    return case(
+        f"One layer of {kind.upper()} on graphs with 20 edges a node.", "nodes", sizes,
+        lambda n: synchronous.mpnn_step(task(kind, n, (4 if smoke else 20) * n)),
+        lambda n: synchronous.gemm_step(task(kind, n, (4 if smoke else 20) * n), True),
+    )  # fmt: skip
+
+
+def of_edges(kind: str, smoke: bool) -> Case:
+    num_nodes, sizes = (40, (80, 160)) if smoke else (20_000, (156_250, 312_500, 625_000, 1_250_000, 2_500_000))
+    return case(
+        f"One layer of {kind.upper()} on {num_nodes:,} nodes.", "edges", sizes,
+        lambda n: synchronous.mpnn_step(task(kind, num_nodes, n)),
+        lambda n: synchronous.gemm_step(task(kind, num_nodes, n), True),
+        FIXED,
+    )  # fmt: skip
+
+
+# Levels -------------------------------------------------------------------------------------------------------------
+
+
+def trees(count: int, smoke: bool = False) -> wavefront.Forest:
+    return wavefront.forest(count, *((3, 6, 8) if smoke else (20, 40, 64)))
+
+
+def caterpillars(depth: int, count: int, hidden: int) -> wavefront.Forest:
+    """``count`` trees, each a spine of ``depth`` nodes with a leaf at every node but the first."""
+    spine = torch.arange(depth * count).view(depth, count)  # one row a level
+    leaf = spine[1:] + (depth - 1) * count  # what follows the spines
+    edges = [torch.stack([ends.flatten(), spine[1:].flatten()]) for ends in (spine[:-1], leaf)]
+    level = torch.cat([torch.arange(depth).repeat_interleave(count), torch.zeros(leaf.numel(), dtype=torch.long)])
+    return wavefront.Forest(torch.cat(edges, dim=1), level, hidden)
+
+
+def tree_batch(smoke: bool) -> Case:
+    sizes = (2, 4) if smoke else (8, 32, 128, 512, 2048)
+    return case(
+        "Child-sum Tree-LSTM on batches of trees.", "trees", sizes,
+        lambda n: wavefront.mpnn_step(trees(n, smoke)), lambda n: wavefront.gemm_step(trees(n, smoke)), FIXED,
+    )  # fmt: skip
+
+
+def tree_depth(smoke: bool) -> Case:
+    sizes, count, hidden = ((4, 8), 2, 8) if smoke else ((32, 128, 512, 2048), 16, 64)
+    return case(
+        f"Child-sum Tree-LSTM on {count} caterpillars.", "levels", sizes,
+        lambda n: wavefront.mpnn_step(caterpillars(n, count, hidden)),
+        lambda n: wavefront.gemm_step(caterpillars(n, count, hidden)),
+    )  # fmt: skip
+
+
+def sequences(count: int, length: int, hidden: int = 64) -> chains.Batch:
+    return chains.Batch("LSTM", [length] * count, hidden, 1)
+
+
+def chain_length(way: str, smoke: bool) -> Case:
+    count, sizes = (2, (4, 8)) if smoke else (16, (128, 512, 2048, 8192) if way == "packed" else (32, 128, 512, 2048))
+    return case(
+        f"LSTM on {count} chains, {way}.", "steps", sizes,
+        lambda n: chains.ours_step(sequences(count, n), way), lambda n: chains.products_step(sequences(count, n)),
+    )  # fmt: skip
+
+
+def chain_batch(way: str, smoke: bool) -> Case:
+    length, sizes = (4, (2, 4)) if smoke else (50, (16, 64, 256, 1024, 4096))
+    return case(
+        f"LSTM on chains of {length} steps, {way}.", "chains", sizes,
+        lambda n: chains.ours_step(sequences(n, length), way), lambda n: chains.products_step(sequences(n, length)),
+        FIXED,
+    )  # fmt: skip
+
+
+def single_chain(smoke: bool) -> Case:
+    sizes = (10, 20) if smoke else (1_250, 2_500, 5_000, 10_000, 20_000)
+    return case(
+        "LSTM on a single chain, wavefront: as many levels as nodes.", "nodes", sizes,
+        lambda n: chains.ours_step(sequences(1, n), "wavefront"), lambda n: chains.products_step(sequences(1, n)),
+    )  # fmt: skip
+
+
+def planar(count: int, side: int, smoke: bool) -> graph_lstm.Scene:
+    return graph_lstm.scene(count, side, 8 if smoke else 32, True)
+
+
+def ordered_nodes(smoke: bool) -> Case:
+    sides = (4, 6) if smoke else (16, 32, 64, 128)
+    return case(
+        "Graph LSTM on one planar graph.", "nodes", [side**2 for side in sides],
+        lambda n: graph_lstm.mpnn_step(planar(1, round(n**0.5), smoke)),
+        lambda n: graph_lstm.gemm_step(planar(1, round(n**0.5), smoke)),
+        "Where it is below 1: frontiers grow wider as well as more, so more nodes share the cost of a level.",
+    )  # fmt: skip
+
+
+def ordered_batch(smoke: bool) -> Case:
+    side, sizes = (4, (1, 2)) if smoke else (16, (1, 4, 16, 64, 256))
+    return case(
+        f"Graph LSTM on planar graphs of {side * side} nodes.", "graphs", sizes,
+        lambda n: graph_lstm.mpnn_step(planar(n, side, smoke)),
+        lambda n: graph_lstm.gemm_step(planar(n, side, smoke)), FIXED,
+    )  # fmt: skip
+
+
+# Planning -----------------------------------------------------------------------------------------------------------
+
+
+def plan_step(edge_index: torch.Tensor, num_nodes: int) -> Step:
+    return lambda: [mpnn.plan(edge_index, "topological", num_nodes).level]
+
+
+def planning_edges(smoke: bool) -> Case:
+    sizes = (100, 200) if smoke else (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
+    return case(
+        "Levels and layout of a random DAG with ten edges a node.", "edges", sizes,
+        lambda n: plan_step(planning.random_dag(n // 10, n), n // 10),
+        lambda n: planning.sort_step(planning.random_dag(n // 10, n)),
+        "Where it is above 1: reads at random places cost more where no cache holds the arrays any more.",
+    )  # fmt: skip
+
+
+def planning_depth(smoke: bool) -> Case:
+    sizes = (10, 20) if smoke else (10_000, 30_000, 100_000, 300_000, 1_000_000)
+
+    def links(n: int) -> torch.Tensor:
+        name = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+        return torch.stack([name[:-1], name[1:]])
+
+    return case(
+        "Levels and layout of one chain, numbered at random.", "levels", sizes,
+        lambda n: plan_step(links(n), n), lambda n: planning.sort_step(links(n)),
+    )  # fmt: skip
+
+
+CASES = {
+    "gcn_nodes": partial(of_nodes, "gcn"),
+    "gcn_edges": partial(of_edges, "gcn"),
+    "gat_nodes": partial(of_nodes, "gat"),
+    "gat_edges": partial(of_edges, "gat"),
+    "tree_batch": tree_batch,
+    "tree_depth": tree_depth,
+    "packed_length": partial(chain_length, "packed"),
+    "packed_batch": partial(chain_batch, "packed"),
+    "generic_length": partial(chain_length, "wavefront"),
+    "generic_batch": partial(chain_batch, "wavefront"),
+    "generic_single": single_chain,
+    "ordered_nodes": ordered_nodes,
+    "ordered_batch": ordered_batch,
+    "planning_edges": planning_edges,
+    "planning_depth": planning_depth,
+}
+
+if __name__ == "__main__":
+    main(__file__, __doc__, CASES, threads=(1,))
