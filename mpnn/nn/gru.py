@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,10 +33,7 @@ class GRU(Recurrent):
     Args:
         in_features: width of ``x``.
         hidden_features: width of ``h``.
-        num_layers: how many layers are stacked, each reading the states of the one before.
-        bias: whether there are biases.
-        dropout: probability to drop an input of each layer but the first, in training.
-        bidirectional: whether a second set of weights runs backwards; the states of a node are joined.
+        num_layers, bias, dropout, bidirectional: as in :class:`RNN`.
         reset: whether r is applied ``"after"`` the product with U, as in torch, or ``"before"`` it, as in the paper.
 
     Shape:
@@ -79,16 +74,6 @@ class GRU(Recurrent):
             raise ValueError(f"GRU: reset={reset!r} is unknown; expected 'after' or 'before'.")
         super().__init__(in_features, hidden_features, 3, num_layers, bias, dropout, bidirectional)
         self.reset = reset
-
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Any,
-        h0: Tensor | None = None,
-        batch: Tensor | None = None,
-        schedule: Any = None,
-    ) -> Tensor:
-        return self.top(x, edge_index, batch, schedule, h0=h0)[0]
 
     def weights(self, layer: int, way: str) -> Weights:
         w = super().weights(layer, way)

@@ -33,13 +33,10 @@ class Jordan(Recurrent):
         in_features: width of ``x``.
         hidden_features: width of h.
         out_features: width of ``y``.
-        num_layers: how many layers are stacked, each reading the outputs of the one before.
+        num_layers, bias, dropout, bidirectional: as in :class:`RNN`; the next layer reads the outputs.
         nonlinearity: f.
         output_nonlinearity: g; None for none.
         decay: :math:`\alpha`.
-        bias: whether there are biases.
-        dropout: probability to drop an input of each layer but the first, in training.
-        bidirectional: whether a second set of weights runs backwards; the outputs of a node are joined.
 
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` (t-1, t), y0 ``(num_layers * directions, B, out_features)`` with a row for

@@ -41,10 +41,7 @@ class LSTM(Recurrent):
     Args:
         in_features: width of ``x``.
         hidden_features: width of ``h`` and of ``c``.
-        num_layers: how many layers are stacked, each reading the h of the one before.
-        bias: whether there are biases.
-        dropout: probability to drop an input of each layer but the first, in training.
-        bidirectional: whether a second set of weights runs backwards; the states of a node are joined.
+        num_layers, bias, dropout, bidirectional: as in :class:`RNN`; the next layer reads h.
         forget: ``"own"``: a forget gate of its own; ``"none"``; ``"coupled"``.
         peephole: whether the gates see c.
 

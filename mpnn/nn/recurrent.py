@@ -130,6 +130,16 @@ class Recurrent(MessagePassing):
     def message(self, h_j):
         return h_j
 
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Any,
+        h0: Tensor | None = None,
+        batch: Tensor | None = None,
+        schedule: Any = None,
+    ) -> Tensor:
+        return self.top(x, edge_index, batch, schedule, h0=h0)[0]
+
     def states(self, x: Tensor, edge_index: Any, batch: Tensor | None = None, schedule: Any = None, **initial) -> tuple:
         """The states of every layer and direction: ``(num_layers * directions, N, H)`` for each field of ``state``, in
         the order of ``torch.nn``. At the last node of a chain, forward layers have what torch calls h_n."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -71,26 +69,20 @@ class RNN(Recurrent):
         residual: bool = False,
     ):
         if nonlinearity not in NONLINEARITIES:
-            raise ValueError(f"RNN: nonlinearity={nonlinearity!r} is unknown; expected 'tanh' or 'relu'.")
+            raise ValueError(f"{self._name}: nonlinearity={nonlinearity!r} is unknown; expected 'tanh' or 'relu'.")
         super().__init__(in_features, hidden_features, 1, num_layers, bias, dropout, bidirectional)
         self.nonlinearity, self.residual = nonlinearity, residual
-
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Any,
-        h0: Tensor | None = None,
-        batch: Tensor | None = None,
-        schedule: Any = None,
-    ) -> Tensor:
-        return self.top(x, edge_index, batch, schedule, h0=h0)[0]
 
     def kernel(self):
         return None if self.residual else {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}[self.nonlinearity]
 
+    def add_product(self, wx: Tensor, h: Tensor | None, weight: Tensor) -> Tensor:
+        """What f is applied to: the product with the inputs and that with the previous state."""
+        return recur(wx, h, weight)
+
     def update(self, wx, w, h0=None, message=None):
         h = arrived(message, h0)
-        new = NONLINEARITIES[self.nonlinearity](recur(wx, h, w.weight_hh))
+        new = NONLINEARITIES[self.nonlinearity](self.add_product(wx, h, w.weight_hh))
         return new if h is None or not self.residual else h + new
 
     def options(self) -> list[str]:

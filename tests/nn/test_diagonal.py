@@ -33,8 +33,9 @@ def test_it_is_its_formulas_loop_on_chains_and_other_dags(nonlinearity, given):
         assert_same(layer(x, data.edge_index, **more), expected, leaves, what=name)
 
 
-def test_it_is_the_simple_network_with_a_diagonal_matrix_in_all_layers_and_both_ways():
-    options = dict(num_layers=2, bidirectional=True, nonlinearity="relu")
+@pytest.mark.parametrize("residual", [False, True])
+def test_it_is_the_simple_network_with_a_diagonal_matrix_in_all_layers_and_both_ways(residual):
+    options = dict(num_layers=2, bidirectional=True, nonlinearity="relu", residual=residual)
     ours, full = randomised(DiagonalRNN(IN, H, **options)), randomised(RNN(IN, H, **options))
     weights = ours.state_dict().items()
     full.load_state_dict({name: value.diag() if "weight_hh" in name else value for name, value in weights})
