@@ -169,6 +169,35 @@ def test_han_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
     assert resumed["runs"] == whole["runs"]
 
 
+def test_documents_gives_a_row_a_model_and_a_page(mpnn_data, tmp_path, monkeypatch):
+    rows = run("documents", tmp_path, monkeypatch, "--smoke", "--dataset", "movie-reviews")
+    assert [row["model"] for row in rows] == ["average", "bilstm", "han"]
+    assert all(row.keys() >= FIELDS | {"runs", "recipe"} and 0 < row["mean"] < 100 for row in rows)
+    page = (tmp_path / "documents-movie-reviews.html").read_text()
+    assert page.count("<span") > 50 and 8 <= page.count("<i style") <= 20
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_documents_of_ratings_have_a_mean_squared_error_and_go_on_where_they_were_killed(
+    mpnn_data, tmp_path, monkeypatch
+):
+    arguments = ("--smoke", "--dataset", "imdb-reviews", "--model", "han")
+    (whole,) = run("documents", tmp_path, monkeypatch, *arguments)
+    assert 1 < whole["mse"]["mean"] < 40 and "rating" in (tmp_path / "documents-imdb-reviews.html").read_text()
+    save = mpnn.train._save
+
+    def killed(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mpnn.train, "_save", killed)
+        run("documents", tmp_path, patch, *arguments)
+    assert len(list(tmp_path.rglob("*.pt"))) == 1
+    (resumed,) = run("documents", tmp_path, monkeypatch, *arguments)
+    assert resumed["runs"] == whole["runs"]
+
+
 def test_a_missing_data_set_ends_a_script_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setenv("MPNN_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="esol_graphs.npz"):
