@@ -30,3 +30,13 @@ def test_the_program_on_pictures_runs():
     exec(compile(program, "guide.md", "exec"), names)
     names["pixels"].sum().backward()
     assert names["pixels"].shape == (60, 80, 16) and names["network"][0].weight.grad.abs().sum() > 0
+
+
+def test_the_program_on_types_of_nodes_runs(capsys):
+    names = {}
+    (program,) = (text for text in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S) if "HAN" in text)
+    exec(compile(program, "guide.md", "exec"), names)
+    assert {kind: tuple(rows.shape) for kind, rows in names["h"].items()} == {"author": (2, 8), "paper": (2, 8)}
+    assert "levels=3" in capsys.readouterr().out
+    assert names["z"].shape == (2, 8)
+    assert names["along"]["author", "APA", "author"].edge_index.tolist() == [[0, 1], [1, 0]]
