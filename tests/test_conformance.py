@@ -35,6 +35,7 @@ from mpnn.nn import (
     ChildSumTreeLSTM,
     ContextAttention,
     DiagonalRNN,
+    Diffusion,
     EdgeReadout,
     GATv2,
     GraphLSTM,
@@ -326,7 +327,7 @@ class HiddenParts(PartAwareLSTM):
 
 
 NO_SPMM = ("reference", "wavefront")
-IN_FRAMES = {"schedules": ("synchronous", "by"), "ways": (), "compiles": False}  # not node by node: no reference
+IN_FRAMES = {"schedules": ("synchronous", "by"), "ways": NO_SPMM, "compiles": False}
 ON_CHAINS = {"schedules": tuple(SCHEDULES), "ways": NO_SPMM, "compiles": False}  # topological unless told otherwise
 
 
@@ -350,6 +351,8 @@ TABLE = [
     Row("GIN", lambda: GIN(mlp(IN, 2), train_eps=True)),
     Row("MeanNetwork", lambda: MeanNetwork(IN, 2, torch.tanh), sparse=True),
     Row("Chebyshev", lambda: Chebyshev(IN, 2, terms=4), sparse=True),
+    Row("Diffusion", lambda: Diffusion(IN, 2), takes=("edge_weight",)),
+    Row("Diffusion, one step", lambda: Diffusion(IN, 5, steps=1)),
     Row("Chebyshev, wider", lambda: Chebyshev(IN, 5, terms=3), takes=("edge_weight",), sparse=True),
     Row(
         "GraphNetwork",
@@ -461,6 +464,12 @@ TABLE = [
     Row("ContextAttention", lambda: ContextAttention(IN, 2)),
     Row("HierarchicalAttention", lambda: Nested(IN, 2), **ON_CHAINS),
     Row("GraphRecurrent", lambda: SpaceTimeRecurrent(GCN, "gru", IN, 4), takes=("edge_weight",), **IN_FRAMES),
+    Row(
+        "GraphRecurrent, reset before the product",
+        lambda: SpaceTimeRecurrent(GCN, "gru", IN, 4, "before"),
+        takes=("edge_weight",),
+        **IN_FRAMES,
+    ),
     Row("GraphRecurrent, LSTM", lambda: SpaceTimeRecurrent(Chebyshev, "lstm", IN, 4), **IN_FRAMES),
     Row("AGCLSTM", lambda: SpaceTimeAGC(IN, 4), gives=("node", "node"), **IN_FRAMES),
     Row("Change", Change, ways=NO_SPMM),

@@ -28,7 +28,10 @@ class _OneNode:
 
 
 def reference(call: Call) -> Result:
-    """Nodes level by level, one at a time; a source fires new state to later levels and old state to all others."""
+    """Nodes level by level, one at a time; a source fires new state to later levels and old state to all others.
+
+    A layer whose ``update`` looks at all nodes of a level says so by ``whole_frontiers = True``, and gets them at once.
+    """
     layer, hooks, plan, state = call.layer, call.hooks, call.plan, call.layer.state
     level = plan.level.tolist()
     edge_index = {kind: plan.edge_index(kind).tolist() for kind in plan.edges}
@@ -49,28 +52,35 @@ def reference(call: Call) -> Result:
             for a, old in values
         ]
 
-    def fire(nodes: list[int]) -> tuple:
+    def receive(node: list[int]) -> tuple[dict, dict]:
         sent, got = {}, {}
         for kind in plan.edges:
-            edges = [e for e, i in enumerate(edge_index[kind][1]) if i in nodes]
-            segment = _OneNode(len(nodes), len(edges))
+            edges = [e for e, i in enumerate(edge_index[kind][1]) if i in node]
+            segment = _OneNode(len(node), len(edges))
             arguments = {hook.name: edge_arguments(kind, hook, edges) for hook in hooks.on_edges(kind)}
             sent[kind] = (edges, messages(layer, hooks, kind, arguments, segment))
             got[call.message_name(kind)] = aggregate(layer, sent[kind][1], segment)
+        return sent, got
+
+    def fire(nodes: list[int]) -> tuple:
+        sent, got = zip(*([receive([i]) for i in nodes] or [receive([])]))
+        got = {name: joined([one[name] for one in got]) for name in got[0]}
         update = hooks.update
         own = [got[a.field] if a.role == "message" else rows(call.value(update, a), nodes) for a in update.arguments]
-        return tuple_of(call_hook(layer, update, own)), sent, got
+        return nodes, tuple_of(call_hook(layer, update, own)), sent, got
 
-    fired = {}
+    fired = []
     for now in range(plan.num_levels):
-        this = {i: fire([i]) for i in range(plan.num_nodes) if level[i] == now}
-        fired |= this
-        new |= {i: result for i, (result, _, _) in this.items()}
-    each_node = [fired[i] for i in range(plan.num_nodes)] or [fire([])]
+        frontier = [i for i in range(plan.num_nodes) if level[i] == now]
+        together = [frontier] if getattr(layer, "whole_frontiers", False) or not frontier else [[i] for i in frontier]
+        for nodes in together:
+            fired.append(fire(nodes))
+            new |= {i: tuple(value[k : k + 1] for value in fired[-1][1]) for k, i in enumerate(nodes)}
+    order = torch.tensor([i for nodes, *_ in fired for i in nodes], dtype=torch.long).argsort()
     return Result(
-        nodes=tuple(torch.cat(column) for column in zip(*(result for result, _, _ in each_node))),
-        aggregated={name: joined([got[name] for _, _, got in each_node]) for name in each_node[0][2]},
-        messages={kind: _in_edge_order([sent[kind] for _, sent, _ in each_node]) for kind in plan.edges},
+        nodes=tuple(torch.cat(column)[order] for column in zip(*(result for _, result, _, _ in fired))),
+        aggregated={name: each(lambda v: v[order], joined([got[name] for *_, got in fired])) for name in fired[0][3]},
+        messages={kind: _in_edge_order([one[kind] for _, _, sent, _ in fired for one in sent]) for kind in plan.edges},
     )
 
 

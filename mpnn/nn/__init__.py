@@ -6,6 +6,7 @@ from mpnn.nn.chebyshev import Chebyshev
 from mpnn.nn.crf import CRF, forbidden_transitions
 from mpnn.nn.ctc import ctc_decode, ctc_loss
 from mpnn.nn.diagonal import DiagonalRNN
+from mpnn.nn.diffusion import Diffusion
 from mpnn.nn.encoder_decoder import EncoderDecoder, LuongAttention, across, sequence_pair
 from mpnn.nn.gat import GAT, GATv2
 from mpnn.nn.gcn import GCN
@@ -43,6 +44,7 @@ __all__ = [
     "ChildSumTreeLSTM",
     "ContextAttention",
     "DiagonalRNN",
+    "Diffusion",
     "EdgeReadout",
     "EncoderDecoder",
     "GAT",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch_geometric.nn.inits import reset
 from mpnn import schedule as schedules
 from mpnn.features import check_dense, check_features
 from mpnn.message_passing import MessagePassing
-from mpnn.plan import Plan, cached_plan
+from mpnn.plan import Edges, Plan, cached_plan
 
 __all__ = ["GraphRecurrent"]
 
@@ -47,14 +48,14 @@ class GraphRecurrent(MessagePassing):
     the layer on these states, over the edges in space of the frontier. So any layer will do whose ``forward`` takes x,
     edge_index and edge fields by name, and returns a row a node, ours or torch_geometric's. It sees the states of one
     time, of all graphs of a batch; layers that normalise over all rows, or keep something of the graph they saw first
-    (``cached=True``), do not fit. As an update looks at a whole frontier, the way ``"reference"``, which fires nodes
-    one by one, is refused.
+    (``cached=True``), do not fit.
 
     Source: Seo et al. 2016, arXiv:1612.07659, model 2 (LSTM with Chebyshev filters); Li et al. 2018, arXiv:1707.01926
-    (GRU with diffusion).
+    (GRU with :class:`Diffusion`).
     Deviations: the LSTM has no peepholes; the GRU's reset gate is applied after the product with U, as in
-    ``torch.nn.GRU``, so that one layer serves all gates: the papers apply it before, to :math:`H_{t-1}`. Two biases, of
-    which one would do, if the layers have them. States start at 0.
+    ``torch.nn.GRU``, so that one layer serves all gates. The papers apply it before, :math:`n = \tanh(X_t * W +
+    (r \odot H_{t-1}) * U)`, as ``reset="before"`` does, with a layer more a time. Two biases, of which one would do, if
+    the layers have them. States start at 0.
 
     Args:
         conv: makes a layer from in_features and out_features: a class, as ``mpnn.nn.GCN`` or torch_geometric's
@@ -62,6 +63,7 @@ class GraphRecurrent(MessagePassing):
         cell: ``"gru"`` or ``"lstm"``.
         in_features: width of ``x``.
         hidden_features: width of H.
+        reset: whether a GRU's r is applied ``"after"`` the product with U or ``"before"`` it.
 
     Shape:
         x ``(N, in_features)``, edge_index ``{"space": (2, E), "time": (2, E')}`` or a plan of both, fields ``(E, ...)``
@@ -70,10 +72,11 @@ class GraphRecurrent(MessagePassing):
 
     Attributes:
         input, recurrent: the two layers; their rows are the gate blocks r, z, n or i, f, g, o, as in ``torch.nn``.
+        candidate: with ``reset="before"`` the layer of block n on :math:`r \odot H_{t-1}`; recurrent has r and z then.
 
     Raises:
-        ValueError: the cell is unknown; the layer is of another width, or caches; x is sparse or has another width;
-            edges in space join nodes of different levels.
+        ValueError: the cell or reset is unknown, or reset is not for the cell; the layer is of another width, or
+            caches; x is sparse or has another width; edges in space join nodes of different levels.
 
     Example:
         >>> from mpnn.nn import GCN
@@ -84,21 +87,37 @@ class GraphRecurrent(MessagePassing):
 
     state = ("s",)  # the cell's fields side by side
     schedule = "topological"
+    whole_frontiers = True  # update looks at all nodes of a level
 
     def __init__(
-        self, conv: Callable[[int, int], nn.Module], cell: str = "gru", in_features: int = 1, hidden_features: int = 16
+        self,
+        conv: Callable[[int, int], nn.Module],
+        cell: str = "gru",
+        in_features: int = 1,
+        hidden_features: int = 16,
+        reset: str = "after",
     ):
         if cell not in CELLS:
             raise ValueError(f"{type(self).__name__}: cell={cell!r} is unknown; expected 'gru' or 'lstm'.")
+        if reset not in ("after", "before") or (cell, reset) == ("lstm", "before"):
+            raise ValueError(
+                f"{type(self).__name__}: reset={reset!r} is not for cell={cell!r}; expected 'after', or 'before' with "
+                "'gru', which has a reset gate."
+            )
         super().__init__()
         self.cell, self.in_features, self.hidden_features = cell, in_features, hidden_features
-        self.widths = [hidden_features] * CELLS[cell][1]
-        rows = CELLS[cell][0] * hidden_features
-        self.input, self.recurrent = conv(in_features, rows), conv(hidden_features, rows)
-        self._check_layers(rows)
+        gates, fields = CELLS[cell]
+        self.widths, self.reset = [hidden_features] * fields, reset
+        self.blocks = {"input": gates, "recurrent": gates}
+        if reset == "before":
+            self.blocks |= {"recurrent": gates - 1, "candidate": 1}
+        for name, blocks in self.blocks.items():
+            setattr(self, name, conv(in_features if name == "input" else hidden_features, blocks * hidden_features))
+        self.asks = {name: set(inspect.signature(getattr(self, name).forward).parameters) for name in self.blocks}
+        self._check_layers()
 
-    def _check_layers(self, rows: int) -> None:
-        for layer in (self.input, self.recurrent):
+    def _check_layers(self) -> None:
+        for layer in map(self.get_submodule, self.blocks):
             if getattr(layer, "cached", False):
                 raise ValueError(
                     f"{type(self).__name__}: {type(layer).__name__} keeps what it computed for the first graph; "
@@ -106,27 +125,42 @@ class GraphRecurrent(MessagePassing):
                 )
 
     def reset_parameters(self) -> None:
-        reset(self.input)
-        reset(self.recurrent)
+        for name in self.blocks:
+            reset(self.get_submodule(name))
 
     def initial_state(self, name: str, num_nodes: int, like: Tensor) -> Tensor:
         return like.new_zeros(1, sum(self.widths)).expand(num_nodes, -1)
 
     def forward(self, x: Tensor, edge_index: Any, schedule: Any = None, **fields: Tensor) -> Tensor:
-        return self.states(x, edge_index, schedule, **fields)[0]
+        return self._run(x, edge_index, schedule, fields, only=1)[0]
 
     def states(self, x: Tensor, edge_index: Any, schedule: Any = None, **fields: Tensor) -> tuple[Tensor, ...]:
         """All fields of the state, ``(N, hidden_features)`` each: H, and C of an LSTM."""
         return self._run(x, edge_index, schedule, fields)
 
-    def _run(self, x: Tensor, edge_index: Any, schedule: Any, fields: Mapping[str, Tensor], **more: Any) -> tuple:
-        check_dense(type(self).__name__, x)
-        check_features(type(self).__name__, x, self.in_features)
+    def _run(
+        self,
+        x: Tensor,
+        edge_index: Any,
+        schedule: Any,
+        fields: Mapping[str, Tensor],
+        only: int | None = None,
+        **more: Any,
+    ) -> tuple[Tensor, ...]:
+        """The first ``only`` fields of the state. All is in level order inside, so that the narrow x moves and no gate;
+        tensors in ``more`` have a row a node.
+        """
+        check_dense(self._name, x)
+        check_features(self._name, x, self.in_features)
         time, space = self._apart(edge_index, schedule, len(x))
-        wx = self._layer(self.input, x, space.remember("given", space.edge_index), fields)
-        steps = self._steps(space, fields)
-        s = self.propagate(time, wx=wx, steps=steps, **more)
-        return s.split(self.widths, dim=1)
+        edges = space.edges[""]
+        fields = {name: edges.place(values) for name, values in fields.items()}
+        more = {name: time.place(value) if isinstance(value, Tensor) else value for name, value in more.items()}
+        x = time.place(x)
+        wx = self._layer("input", x, space.remember("in level order", lambda: pairs(edges)), fields)
+        graph = time.remember("in level order", lambda: in_level_order(time))
+        state = self.propagate(graph, wx=wx, steps=self._steps(space, fields), **more).split(self.widths, dim=1)
+        return tuple(time.unplace(field) for field in state[:only])
 
     def _apart(self, edge_index: Any, schedule: Any, num_nodes: int) -> tuple[Plan, Plan]:
         """The plan of the edges in time, and the edges in space laid out by its levels."""
@@ -146,20 +180,18 @@ class GraphRecurrent(MessagePassing):
 
     def _steps(self, space: Plan, fields: Mapping[str, Tensor]) -> Iterator[tuple[Frame, dict[str, Tensor]]]:
         """Level by level the edges in space, and their fields."""
-        edges = space.edges[""]
-        columns = {name: edges.place(values).split(edges.counts) for name, values in fields.items()}
+        columns = {name: values.split(space.edges[""].counts) for name, values in fields.items()}
         for level, frame in enumerate(space.remember("frames", lambda: frames(space, self._name))):
             yield frame, {name: column[level] for name, column in columns.items()}
 
-    def _layer(self, layer: nn.Module, x: Tensor, edge_index: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
-        """One of the two layers, with those fields that it asks for."""
-        known = inspect.signature(layer.forward).parameters
-        out = layer(x, edge_index, **{name: values for name, values in fields.items() if name in known})
-        rows = CELLS[self.cell][0] * self.hidden_features
+    def _layer(self, name: str, x: Tensor, edge_index: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
+        """One of the layers, with those fields that it asks for."""
+        layer, rows = self.get_submodule(name), self.blocks[name] * self.hidden_features
+        out = layer(x, edge_index, **{field: values for field, values in fields.items() if field in self.asks[name]})
         if out.shape != (len(x), rows):
             raise ValueError(
                 f"{self._name}: {type(layer).__name__} gave shape {tuple(out.shape)} for {len(x)} nodes; expected "
-                f"({len(x)}, {rows}), a column for each of {CELLS[self.cell][0]} gates times {self.hidden_features} "
+                f"({len(x)}, {rows}), a column for each of {self.blocks[name]} gates times {self.hidden_features} "
                 "hidden features. With several heads, average them (concat=False)."
             )
         return out
@@ -168,34 +200,48 @@ class GraphRecurrent(MessagePassing):
         return s_j
 
     def update(self, wx, steps, message):
-        return torch.cat(self.step(wx, steps, message), dim=1)
+        new = self.step(wx, steps, message)
+        return torch.cat(new, dim=1) if len(new) > 1 else new[0]
 
     def step(self, wx: Tensor, steps: Iterator, before: Tensor) -> tuple[Tensor, ...]:
         """The new H, and C of an LSTM, of the nodes of a frontier."""
         frame, fields = next(steps)
-        if frame.num_nodes != len(wx):
-            raise ValueError(
-                f"{self._name}.update was given {len(wx)} of the {frame.num_nodes} nodes of a frontier; expected all, "
-                "as the layer on their states looks at the neighbours. Run it by mpnn.engine('wavefront')."
-            )
+
+        def product(name: str, h: Tensor) -> Tensor:
+            return self._layer(name, h, frame.edge_index, fields)
+
         h, *c = before.split(self.widths, dim=1)[: CELLS[self.cell][1]]
-        wh = self._layer(self.recurrent, h, frame.edge_index, fields)
-        return _gru(wx, wh, h) if self.cell == "gru" else _lstm(wx, wh, *c)
+        wh = product("recurrent", h)
+        if self.cell == "lstm":
+            return _lstm(wx, wh, *c)
+        return _gru(wx, wh, h, partial(product, "candidate") if self.reset == "before" else None)
 
     def __repr__(self) -> str:
         inside = f"{self.cell!r}, {self.in_features}, {self.hidden_features}"
+        inside += f", reset={self.reset!r}" * (self.reset != "after")
         return f"{self._name}({type(self.input).__name__}, {inside})"
 
 
 RELATIONS = ("time", "space")
 
 
+def pairs(edges: Edges) -> Tensor:
+    """Sources and targets, as places in level order: ``(2, E)``."""
+    return torch.stack([edges.src, edges.dst]).long()
+
+
+def in_level_order(plan: Plan) -> Plan:
+    """The plan of the same graph with its nodes numbered by their place in level order."""
+    found = pairs(plan.edges[""])
+    found = found.flip(0) if plan.schedule.turned else found
+    return Plan({"": found}, plan.num_nodes, plan.place(plan.level), plan.schedule, plan.reads_old)
+
+
 def frames(space: Plan, owner: str) -> list[Frame]:
     """The edges in space of each level; equal ones, one after the other, share one tensor, which is planned once."""
     edges, out, start = space.edges[""], [], 0
     _check_levels(space, owner)
-    pairs = torch.stack([edges.src, edges.dst]).long()
-    for width, some in zip(space.node_counts, pairs.split(edges.counts, dim=1)):
+    for width, some in zip(space.node_counts, pairs(edges).split(edges.counts, dim=1)):
         local = some - start
         same = out and out[-1].num_nodes == width and torch.equal(out[-1].edge_index, local)
         out.append(out[-1] if same else Frame(width, local))
@@ -217,10 +263,11 @@ def _check_levels(space: Plan, owner: str) -> None:
         )
 
 
-def _gru(wx: Tensor, wh: Tensor, h: Tensor) -> tuple[Tensor]:
+def _gru(wx: Tensor, wh: Tensor, h: Tensor, candidate: Callable[[Tensor], Tensor] | None) -> tuple[Tensor]:
+    """``candidate`` is the layer on r * h; None where wh has a block for it."""
     size = h.shape[1]
     r, z = torch.sigmoid(wx[:, : 2 * size] + wh[:, : 2 * size]).chunk(2, dim=1)
-    n = torch.tanh(wx[:, 2 * size :] + r * wh[:, 2 * size :])
+    n = torch.tanh(wx[:, 2 * size :] + (r * wh[:, 2 * size :] if candidate is None else candidate(r * h)))
     return (n + z * (h - n),)
 
 

@@ -7,14 +7,16 @@ from compare import assert_same, randomised
 from torch_geometric.data import Batch
 
 import mpnn
-from mpnn.nn import GAT, GCN, GraphRecurrent, GraphSAGE
+from mpnn.nn import GAT, GCN, Diffusion, GraphRecurrent, GraphSAGE
 from mpnn.nn import Chebyshev as Filter
 from mpnn.spacetime import relations, skeleton, snapshots
 
+GAT1 = partial(GAT, heads=1)
 CONVS = {
     "GCN": GCN,
-    "GAT": partial(GAT, heads=1),
+    "GAT": GAT1,
     "Chebyshev": Filter,
+    "Diffusion": Diffusion,
     "GraphSAGE": GraphSAGE,
     "their GCN": geometric.GCNConv,
     "their GAT": geometric.GATConv,
@@ -186,8 +188,56 @@ def test_what_cannot_be_run_is_refused():
         layer(data.x, data.space_index)
     with pytest.raises(ValueError, match=r"edge in space 0 \(0 -> 1\) joins level 0 with level 1"):
         layer(data.x, {"space": torch.tensor([[0], [1]]), "time": torch.tensor([[0], [1]])})
-    with (
-        mpnn.engine("reference"),
-        pytest.raises(ValueError, match=r"given 1 of the 2 nodes of a frontier.*engine\('wavefront'\)"),
-    ):
-        layer(data.x, relations(data))
+    with pytest.raises(ValueError, match="reset='before' is not for cell='lstm'"):
+        GraphRecurrent(GCN, "lstm", 3, 4, reset="before")
+    with pytest.raises(ValueError, match="reset='first' is not for cell='gru'"):
+        GraphRecurrent(GCN, "gru", 3, 4, reset="first")
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_with_the_reset_before_the_product_it_is_the_papers_loop(name):
+    layer = randomised(GraphRecurrent(CONVS[name], "gru", 3, 4, reset="before"))
+    data = sequences()[0]
+    x = data.x.requires_grad_()
+    ours = layer(x, relations(data), mpnn.schedule.by(data.time))
+    assert_same(ours, paper_before(layer, data, x), [*layer.parameters(), x])
+
+
+def paper_before(layer, data, x):
+    """DCRNN's cell, frame by frame: the reset gate comes before the graph layer of the candidate."""
+    h, size = {}, layer.hidden_features
+    for t in sorted(set(data.time.tolist())):
+        here = (data.time == t).nonzero().flatten().tolist()
+        pairs = [(j, i) for j, i in data.space_index.t().tolist() if i in here]
+        local = torch.tensor([(here.index(j), here.index(i)) for j, i in pairs]).reshape(-1, 2).t().long()
+        last = {i: [j for j, k in data.time_index.t().tolist() if k == i] for i in here}
+        before = torch.stack([sum((h[j] for j in last[i]), x.new_zeros(size)) for i in here])
+        wx, wh = layer.input(x[here], local), layer.recurrent(before, local)
+        r, z = torch.sigmoid(wx[:, :size] + wh[:, :size]), torch.sigmoid(wx[:, size : 2 * size] + wh[:, size:])
+        n = torch.tanh(wx[:, 2 * size :] + layer.candidate(r * before, local))
+        h |= dict(zip(here, (1 - z) * n + z * before, strict=True))
+    return torch.stack([h[i] for i in range(data.num_nodes)])
+
+
+@pytest.mark.parametrize("cell, reset", [("gru", "after"), ("gru", "before"), ("lstm", "after")])
+def test_the_reference_gets_whole_frontiers_and_second_derivatives(cell, reset):
+    layer, data = randomised(GraphRecurrent(GAT1, cell, 3, 4, reset)), sequences()[0]
+    x = data.x.requires_grad_()
+    expected = layer.states(x, relations(data), mpnn.schedule.by(data.time))
+    with mpnn.engine("reference"):
+        ours = layer.states(x, relations(data), mpnn.schedule.by(data.time))
+        assert_same(ours, expected, [*layer.parameters(), x])
+        (grad,) = torch.autograd.grad(ours[0].square().sum(), x, create_graph=True)
+        grad.square().sum().backward()
+    assert x.grad.isfinite().all() and x.grad.abs().max() > 0
+
+
+def test_nodes_in_any_order_get_their_own_states():
+    layer, data = randomised(GraphRecurrent(GCN, "lstm", 3, 4)), Batch.from_data_list(sequences())
+    new = torch.randperm(data.num_nodes)  # the new name of a node
+    moved = {kind: new[edges] for kind, edges in relations(data).items()}
+    x, time = torch.empty_like(data.x), torch.empty_like(data.time)
+    x[new], time[new] = data.x, data.time
+    expected = layer.states(data.x, relations(data), mpnn.schedule.by(data.time))
+    ours = layer.states(x, moved, mpnn.schedule.by(time))
+    assert_same(tuple(field[new] for field in ours), expected, list(layer.parameters()))
