@@ -44,12 +44,12 @@ def refuse_double_backward(path: str) -> None:
 
 def flat(values: Tensor) -> Tensor:
     """``(E, ...)`` -> ``(E, F)``, also where there is nothing to tell F from."""
-    return values.reshape(values.shape[0], math.prod(values.shape[1:]))
+    return values if values.dim() == 2 else values.reshape(values.shape[0], math.prod(values.shape[1:]))
 
 
 def shaped(rows: Tensor, like: Tensor) -> Tensor:
     """``(N, F)`` -> ``(N, ...)`` with the trailing shape of ``like``."""
-    return rows.view(rows.shape[0], *like.shape[1:])
+    return rows if like.dim() == 2 else rows.view(rows.shape[0], *like.shape[1:])
 
 
 def csr(rowptr: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
