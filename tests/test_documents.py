@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import networkx as nx
 import pytest
 import torch
@@ -83,3 +86,11 @@ def test_the_page_shades_a_word_by_its_own_and_its_sentences_weight():
 def test_weights_of_another_document_are_refused():
     with pytest.raises(ValueError, match=r"weights of sentences have shape \(2,\); expected \(3,\)"):
         shaded(document(CAT), torch.ones(6), torch.ones(2))
+
+
+def test_the_program_of_the_guide_runs():
+    guide, names = Path(__file__).parent.parent / "docs" / "guide.md", {}
+    (program,) = (text for text in re.findall(r"```python\n(.*?)```", guide.read_text(), re.S) if "shaded" in text)
+    exec(compile(program, "guide.md", "exec"), names)
+    assert names["vectors"].shape == (2, 64) and torch.equal(*names["vectors"])
+    assert names["page"].count("<span") == 8
