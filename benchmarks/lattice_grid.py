@@ -33,12 +33,13 @@ def draw(*shape: int, seed: int) -> Tensor:
 def training_step(layer, leaves: list[Tensor], forward: Callable[[], tuple[Tensor, ...]]) -> Step:
     """Forward and backward; what all contenders must agree on are the states and all gradients."""
     leaves = [*leaves, *(weight for weight in layer.parameters() if weight.numel())]
+    grads = [draw(*state.shape, seed=k) for k, state in enumerate(forward())]
 
     def step():
         for leaf in leaves:
             leaf.grad = None
         states = forward()
-        torch.autograd.backward(states, [draw(*state.shape, seed=k) for k, state in enumerate(states)])
+        torch.autograd.backward(states, grads)
         return [*(state.detach() for state in states), *(leaf.grad for leaf in leaves)]
 
     return step
@@ -91,8 +92,8 @@ def sentences(count: int, width: int, hidden: int) -> Sentences:
 
 def lattice_step(some: Sentences) -> Step:
     edges = relations(some.data)
-    leaves, schedule = some.leaves(), mpnn.schedule.by(levels(some.data))
-    return training_step(some.layer, leaves, lambda: some.layer(*leaves, edges, schedule=schedule))
+    leaves = some.leaves()
+    return training_step(some.layer, leaves, lambda: some.layer(*leaves, edges))
 
 
 def one_by_one_step(some: Sentences) -> Step:

@@ -163,6 +163,8 @@ def relations(data: HeteroData) -> dict[str, Tensor]:
 def levels(data: HeteroData) -> Tensor:
     """The levels of characters, then of words, ``(C + W,)``: character k has 2k, a word 2b + 1 if it begins at b.
 
-    As schedule ``mpnn.schedule.by(levels(data))`` they give frontiers of characters alone and of words alone.
+    As schedule ``mpnn.schedule.by(levels(data))`` of layers in which words have states too, they give frontiers of
+    characters alone and of words alone. :class:`mpnn.nn.LatticeLSTM` asks for those of characters only:
+    ``mpnn.schedule.by(data["character"].level)``.
     """
     return torch.cat([data["character"].level, data["word"].level])

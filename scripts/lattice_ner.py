@@ -35,7 +35,7 @@ import mpnn
 from mpnn.datasets import Vocabulary
 from mpnn.datasets.tagged import entity_f1
 from mpnn.experiment import Options, over_seeds, report, start
-from mpnn.lattice import Lexicon, jieba_words, lattice, levels, relations
+from mpnn.lattice import Lexicon, jieba_words, lattice, relations
 from mpnn.loader import DataLoader, collate
 from mpnn.train import fit
 
@@ -159,7 +159,7 @@ class Tagger(nn.Module):
             h, _ = self.layer(x, edges["next"])
         else:
             words = self.drop(self.words(batch["word"].number))
-            h, _ = self.layer(x, words, edges, schedule=mpnn.schedule.by(levels(batch)))
+            h, _ = self.layer(x, words, edges, schedule=mpnn.schedule.by(batch["character"].level))
         return self.out(self.drop(h))
 
     def drop(self, values: Tensor) -> Tensor:

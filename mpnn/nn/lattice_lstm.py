@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
 from mpnn.graph import check_edges
 from mpnn.message_passing import MessagePassing
@@ -44,10 +46,10 @@ class LatticeLSTM(Recursive):
     character to its first.
 
     Characters and words are nodes, with three types of edges: ``next`` from a character to the next, ``begins`` from a
-    word's first character to the word, ``ends`` from the word to its last character. All run in one pass, and nodes of
-    one level fire together, whichever sentence of a batch they are in. Under the level that
-    :func:`mpnn.lattice.lattice` notes, a frontier holds characters alone or words alone, which is a little faster than
-    ``topological``; the result is the same.
+    word's first character to the word, ``ends`` from the word to its last character. A word has one edge in and one
+    out, so it runs as what its last character is sent by its first (:func:`joined`), and there are no more levels than
+    characters in a row. All run in one pass, and characters of one level fire together, whichever sentence of a batch
+    they are in.
 
     Source: Zhang & Yang 2018, arXiv:1805.02023, in the form in which lecture notes print it, compared with the code of
     its authors (github.com/jiesutd/LatticeLSTM). Deviations: none with ``forget="own"``. That code has no f: where no
@@ -66,8 +68,8 @@ class LatticeLSTM(Recursive):
     Shape:
         x ``(C, F)`` of characters, words ``(W, F')`` of words, edge_index ``{"next": (2, E), "begins": (2, W),
         "ends": (2, W)}`` in the numbers of characters and of words (see :func:`mpnn.lattice.relations`), or a plan of
-        the joined graph (:func:`joined`); schedule: any under which sources fire before their targets
-        -> h, c of characters ``(C, H)``, with two directions ``(C, 2H)``.
+        the characters' graph (:func:`joined`); schedule: of characters, any under which a word's first fires before its
+        last -> h, c of characters ``(C, H)``, with two directions ``(C, 2H)``.
 
     Attributes:
         weight_ih ``(4H, F)``: W, weight_hh ``(4H, H)``: U, bias ``(4H,)``: gate blocks i, f, g, o, as in
@@ -111,42 +113,38 @@ class LatticeLSTM(Recursive):
         super().__init__(in_features, H, shapes, bidirectional, word_features=self.word_features, forget=forget)
 
     def forward(self, x: Tensor, words: Tensor, edge_index: Any, *, schedule: Any = None) -> tuple[Tensor, Tensor]:
-        ahead, back = self.laid_out(x, words, edge_index, schedule)
+        ahead = self.laid_out(x, words, edge_index, schedule)
         states = self.one_way(x, words, ahead)
-        if self.reverse is not None:
-            states = join(states, self.reverse.one_way(x, words, back))
-        return tuple(state[: len(x)] for state in states)
+        return states if self.reverse is None else join(states, self.reverse.one_way(x, words, ahead.reverse))
 
     def one_way(self, x: Tensor, words: Tensor, edge_index: Any, schedule: Any = None) -> tuple[Tensor, Tensor]:
-        """The states of characters, then of words."""
         W, U, b = map(self.four_blocks, (self.weight_ih, self.weight_hh, self.bias))
-        z_words = F.linear(words, self.word_weight_ih, self.word_bias)
-        z = torch.cat([F.linear(x, W, b), self.without_output(z_words)])
-        gate = F.linear(x, self.gate_weight_ih, self.gate_bias)
         return self.propagate(
-            edge_index, schedule, z=z, gate=torch.cat([gate, gate.new_zeros(len(words), gate.shape[1])]),
-            U=times(U), U_word=times(self.word_weight_hh), U_gate=times(self.gate_weight_hh),
+            edge_index, schedule, z=rowwise(times(W, b), x), U=added_to(U), **self.of_words(x, words)
         )  # fmt: skip
 
-    def message_next(self, h_j, c_j, U):
-        return U(h_j), c_j
+    def of_words(self, x: Tensor, words: Tensor) -> dict[str, Any]:
+        """What a word's message asks for, beside the states."""
+        return {
+            "z_word": F.linear(words, self.word_weight_ih, self.word_bias),
+            "gate": rowwise(times(self.gate_weight_ih, self.gate_bias), x),
+            "U_word": added_to(self.word_weight_hh),
+            "U_gate": added_to(self.gate_weight_hh),
+        }
 
-    def message_begins(self, h_j, c_j, U_word):
-        return self.without_output(U_word(h_j)), c_j
+    def message_next(self, h_j, c_j):
+        return h_j, c_j
 
-    def message_ends(self, c_j, gate_i, U_gate):
-        weight = opened(gate_i + U_gate(c_j))
-        return weight, weight * c_j
+    def message_word(self, h_j, c_j, z_word, gate_i, U_word, U_gate):
+        return word_cell(h_j, c_j, z_word, gate_i, U_word, U_gate)
 
-    def update(self, z, message_next=None, message_begins=None, message_ends=None):
-        c = None
-        for product, before in filter(None, (message_next, message_begins)):
-            z, c = z + product, before if c is None else c + before
-        i, f, g, o = z.chunk(4, dim=1)
+    def update(self, z, U, message_next=None, message_word=None):
+        h, c = message_next or (None, None)
+        i, f, g, o = (z if h is None else U(z, h)).chunk(4, dim=1)
         i, g = torch.sigmoid(i), torch.tanh(g)
         new = i * g if c is None else torch.addcmul(i * g, torch.sigmoid(f), c)
-        if message_ends is not None:
-            total, cells = message_ends
+        if message_word is not None:
+            total, cells = message_word
             own = i.exp()
             new = torch.where(total > 0, torch.addcmul(cells, own, g) / (own + total), new)
         return torch.sigmoid(o) * torch.tanh(new), new
@@ -158,10 +156,6 @@ class LatticeLSTM(Recursive):
         i, g, o = weight.chunk(3)
         return torch.cat([i, -i, g, o])
 
-    def without_output(self, blocks: Tensor) -> Tensor:
-        """A word's blocks i, f, g as wide as a character's; its h is read by nobody."""
-        return F.pad(blocks, (0, self.hidden_features))
-
     def word_weights(self, x: Tensor, words: Tensor, edge_index: Any, *, schedule: Any = None) -> tuple[Tensor, ...]:
         """What each word adds to the cell of the character in which it ends: the weights :math:`\\alpha_w`.
 
@@ -169,28 +163,30 @@ class LatticeLSTM(Recursive):
             ``(W, H)`` of words in their own numbers; with two directions also those of the way back, where words end
             in their first character.
         """
-        plans, layers = self.laid_out(x, words, edge_index, schedule), (self, self.reverse)
-        return tuple(layer._alpha(x, words, plan) for layer, plan in zip(layers, plans) if layer is not None)
+        ahead = self.laid_out(x, words, edge_index, schedule)
+        there = self._alpha(x, words, ahead)
+        return (there,) if self.reverse is None else (there, self.reverse._alpha(x, words, ahead.reverse))
 
     def _alpha(self, x: Tensor, words: Tensor, graph: Plan) -> Tensor:
-        h, c = self.one_way(x, words, graph)
-        C, H, next_, ends = len(x), self.hidden_features, graph.edge_index("next"), graph.edge_index("ends")
+        (h, c), H = self.one_way(x, words, graph), self.hidden_features
         i = F.linear(x, self.weight_ih[:H], self.bias[:H])
-        own = _OwnGate().propagate(next_, h=h[:C], i=i, U=times(self.weight_hh[:H]))
-        gate = F.linear(x, self.gate_weight_ih, self.gate_bias)
-        fields = {"c": c, "gate": gate, "own": own, "U_gate": times(self.gate_weight_hh)}
-        _, alpha = _Shares().propagate(ends, num_nodes=(len(c), C), **fields)
-        return torch.empty_like(alpha).index_copy(0, ends[0] - C, alpha)
+        own = _OwnGate().propagate(graph.edge_index("next"), h=h, i=i, U=added_to(self.weight_hh[:H]))
+        return _Shares().propagate(graph.edge_index("word"), h=h, c=c, own=own, **self.of_words(x, words))[1]
 
-    def laid_out(self, x: Tensor, words: Tensor, edge_index: Any, schedule: Any = None) -> tuple[Plan, Plan | None]:
-        """The plan of the joined graph, and that of the way back if there is one."""
+    def laid_out(self, x: Tensor, words: Tensor, edge_index: Any, schedule: Any = None) -> Plan:
+        """The plan of the characters' graph."""
         self._check_rows(x, words)
         if isinstance(edge_index, Plan):
-            ahead = self._plan(edge_index, schedule, len(x) + len(words))
-        else:
-            ahead = self._plan(edge_index, schedule, (len(x), len(words)), _plan_joined)
-        back = None if self.reverse is None else ahead.remember("way back", lambda: _way_back(ahead))
-        return ahead, back
+            return self._plan(edge_index, schedule, len(x))
+        return self._plan(edge_index, schedule, (len(x), len(words)), _plan_joined)
+
+    def _check_types(self, edge_index: Any) -> None:
+        given = tuple(edge_index) if isinstance(edge_index, Mapping) else ("",)
+        if set(given) != set(TYPES):
+            raise ValueError(
+                f"LatticeLSTM: a lattice has the edge types {TYPES}, but was given the edge types {given}; pass "
+                "edge_index as {type: (2, E)}, as mpnn.lattice.relations makes it."
+            )
 
     def _check_rows(self, x: Tensor, words: Tensor) -> None:
         name = type(self).__name__
@@ -202,6 +198,19 @@ class LatticeLSTM(Recursive):
                 f"{name}: words have {words.shape[-1]} features each, shape {tuple(words.shape)}; expected "
                 f"{self.word_features}. Make the layer with word_features={words.shape[-1]}, or pass other features."
             )
+
+
+def added_to(weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """``z, h -> z + h W^T``."""
+    return partial(torch.addmm, mat2=weight.t())
+
+
+def word_cell(h: Tensor, c: Tensor, z: Tensor, gate: Tensor, U_word: Callable, U_gate: Callable) -> tuple:
+    """What a word weighs where it ends, and that times its cell; from the state of its first character."""
+    i, f, g = U_word(z, h).chunk(3, dim=1)
+    cell = torch.addcmul(torch.sigmoid(i) * torch.tanh(g), torch.sigmoid(f), c)
+    weight = opened(U_gate(gate, cell))
+    return weight, weight * cell
 
 
 def opened(gate: Tensor) -> Tensor:
@@ -216,21 +225,22 @@ class _OwnGate(MessagePassing):
         return h_j
 
     def update(self, i, U, message):
-        return opened(i + U(message))
+        return opened(U(i, message))
 
 
 class _Shares(MessagePassing):
     """The weight of each word where it ends, beside the other words and the character's input gate."""
 
-    def message(self, c_j, gate_i, U_gate):
-        return opened(gate_i + U_gate(c_j))
+    def message(self, h_j, c_j, z_word, gate_i, U_word, U_gate):
+        return word_cell(h_j, c_j, z_word, gate_i, U_word, U_gate)[0]
 
     def edge_update(self, message, message_i, own_i):
         return message / (own_i + message_i)
 
 
 def joined(edge_index: Mapping[str, Tensor], num_characters: int, num_words: int) -> dict[str, Tensor]:
-    """The edges of a lattice over one set of nodes: first all characters, then all words.
+    """A lattice as a graph of its characters: ``next``, and ``word`` with an edge for each word, in the order of words,
+    from its first character to its last.
 
     Raises:
         ValueError: an edge leaves its nodes; a word has not one first and one last character.
@@ -239,7 +249,7 @@ def joined(edge_index: Mapping[str, Tensor], num_characters: int, num_words: int
         >>> onward, same = torch.tensor([[0], [1]]), torch.tensor([[0], [0]])
         >>> edges = {"next": onward, "begins": same, "ends": onward}  # one word, from character 0 to character 1
         >>> {kind: pair.flatten().tolist() for kind, pair in joined(edges, 2, 1).items()}
-        {'next': [0, 1], 'begins': [0, 2], 'ends': [2, 1]}
+        {'next': [0, 1], 'word': [0, 1]}
     """
     C, W = num_characters, num_words
     for kind, size in (("next", C), ("begins", (C, W)), ("ends", (W, C))):
@@ -254,16 +264,9 @@ def joined(edge_index: Mapping[str, Tensor], num_characters: int, num_words: int
                 f"{which} character. {int((count != 1).sum())} of {W} words have another number. Make a word node for "
                 "each place where a word stands, as mpnn.lattice.lattice does."
             )
-    shift = begins.new_tensor([[0], [C]])
-    return {"next": edge_index["next"], "begins": begins + shift, "ends": ends + shift.flip(0)}
+    first, last = begins[0][begins[1].argsort()], ends[1][ends[0].argsort()]
+    return {"next": edge_index["next"], "word": torch.stack([first, last])}
 
 
 def _plan_joined(edge_index: Any, schedule: Schedule, size: tuple[int, int], owner: str) -> Plan:
-    return plan(joined(edge_index, *size), schedule, sum(size), owner)
-
-
-def _way_back(ahead: Plan) -> Plan:
-    """The turned pass: what a word ends in is then what it begins with."""
-    edges = ahead.given
-    swapped = {"next": edges["next"], "begins": edges["ends"], "ends": edges["begins"]}
-    return plan(swapped, ahead.schedule.reverse, ahead.num_nodes)
+    return plan(joined(edge_index, *size), schedule, size[0], owner)

@@ -4,7 +4,7 @@ from compare import assert_close, assert_same, randomised
 from torch_geometric.data import Batch
 
 import mpnn
-from mpnn.lattice import lattice, levels, relations
+from mpnn.lattice import lattice, relations
 from mpnn.nn import LSTM, LatticeLSTM
 from mpnn.nn.lattice_lstm import joined
 
@@ -77,12 +77,12 @@ def test_the_layer_is_the_papers_in_both_directions(name, forget):
     theirs = tuple(torch.cat([a, b.flip(0)], 1) for a, b in zip(ahead, back, strict=True))
     leaves, edges = [x, words, *layer.parameters()], relations(data)
     assert_same(layer(x, words, edges), theirs, leaves, what="topological")
-    by_level = mpnn.schedule.by(levels(data))
+    by_level = mpnn.schedule.by(data["character"].level)
     assert_same(layer(x, words, edges, schedule=by_level), theirs, leaves, what="by level")
     with mpnn.engine("reference"):
         assert_same(layer(x, words, edges), theirs, leaves, what="one by one")
         assert_same(layer.word_weights(x, words, edges), (alpha, alpha_back), leaves, what="weights one by one")
-    plan = mpnn.plan(joined(edges, n, len(spans)), "topological", n + len(spans))
+    plan = mpnn.plan(joined(edges, n, len(spans)), "topological", n)
     assert_same(layer(x, words, plan), theirs, leaves, what="plan")
     assert_same(layer.word_weights(x, words, edges), (alpha, alpha_back), leaves, what="weights of words")
     assert_same(layer.word_weights(x, words, plan), (alpha, alpha_back), leaves, what="weights of words on a plan")
@@ -124,21 +124,19 @@ def test_sentences_of_a_batch_are_as_they_are_alone(rule):
     batch = Batch.from_data_list(alone)
     rows = [inputs(data) for data in alone]
     x, words = (torch.cat(column) for column in zip(*rows, strict=True))
-    schedule = "topological" if rule == "topological" else mpnn.schedule.by(levels(batch))
+    schedule = "topological" if rule == "topological" else mpnn.schedule.by(batch["character"].level)
     together = layer(x, words, relations(batch), schedule=schedule)
     single = [layer(*inputs, relations(data)) for inputs, data in zip(rows, alone, strict=True)]
     leaves = [*layer.parameters(), *(leaf for pair in rows for leaf in pair)]
     assert_same(together, tuple(torch.cat(field) for field in zip(*single, strict=True)), leaves)
 
 
-def test_by_level_a_frontier_holds_characters_alone_or_words_alone():
+def test_words_add_no_levels():
     data = Batch.from_data_list([lattice(*SENTENCES[name]) for name in ("nested", "every two", "no word")])
-    layer, edges = LatticeLSTM(3, 4, bidirectional=True), relations(data)
     x, words = torch.ones(data["character"].num_nodes, 3), torch.ones(data["word"].num_nodes, 3)
-    is_word = torch.cat([torch.zeros(len(x)), torch.ones(len(words))])
-    for plan in layer.laid_out(x, words, edges, mpnn.schedule.by(levels(data))):
-        for kinds in plan.place(is_word).split(plan.node_counts):
-            assert kinds.numel() == 0 or kinds.min() == kinds.max()
+    for rule in ("topological", mpnn.schedule.by(data["character"].level)):
+        plan = LatticeLSTM(3, 4).laid_out(x, words, relations(data), rule)
+        assert plan.num_levels == plan.reverse.num_levels == 8 and plan.node_counts[:5] == [3, 3, 3, 3, 2]
 
 
 def test_where_a_word_ends_the_cell_before_is_not_read():
@@ -170,9 +168,8 @@ def test_plans_are_kept_with_the_edges():
     data, layer = lattice(*SENTENCES["nested"]), LatticeLSTM(3, 4, 5, bidirectional=True)
     x, words = (rows.float() for rows in inputs(data))
     edges = relations(data)
-    first, back = layer.laid_out(x, words, edges)
-    again, back_again = layer.laid_out(x, words, relations(data))
-    assert first is again and back is back_again
+    first, again = layer.laid_out(x, words, edges), layer.laid_out(x, words, relations(data))
+    assert first is again and first.reverse is again.reverse
 
 
 def test_a_word_without_one_beginning_and_one_end_is_refused():
