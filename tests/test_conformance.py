@@ -31,6 +31,7 @@ from mpnn.nn import (
     NARX,
     RNN,
     TDNN,
+    BahdanauAttention,
     Chebyshev,
     ChildSumTreeLSTM,
     ContextAttention,
@@ -188,6 +189,13 @@ class DelayedNARX(NARX):
 class DelayedAR(AR):
     def forward(self, x, edge_index, *, schedule=None):
         return super().forward(x, edge_index, 1 + place(edge_index, x.device), x.to_dense()[:, 0] > 0, schedule)
+
+
+class AdditiveSelfAttention(BahdanauAttention):
+    """The nodes of a graph look at each other, along its edges."""
+
+    def forward(self, x, edge_index):
+        return super().forward(x, x, edge_index)
 
 
 class SelfAttention(LuongAttention):
@@ -380,6 +388,7 @@ TABLE = [
     ),
     Row("Tagger", lambda: Tagger(GCN(IN, 4), mlp(4, 2)), ways=(), sparse=True),
     Row("LuongAttention", lambda: SelfAttention(IN, IN)),
+    Row("BahdanauAttention", lambda: AdditiveSelfAttention(IN, IN, 4)),
     Row("LuongAttention, dot", lambda: SelfAttention(IN, IN, "dot")),
     Row("RNN", lambda: RNN(IN, 4), **ON_CHAINS),
     Row("RNN, residual", lambda: RNN(IN, 4, num_layers=2, bidirectional=True, residual=True), **ON_CHAINS),

@@ -7,7 +7,7 @@ from mpnn.nn.crf import CRF, forbidden_transitions
 from mpnn.nn.ctc import ctc_decode, ctc_loss
 from mpnn.nn.diagonal import DiagonalRNN
 from mpnn.nn.diffusion import Diffusion
-from mpnn.nn.encoder_decoder import EncoderDecoder, LuongAttention, across, sequence_pair
+from mpnn.nn.encoder_decoder import BahdanauAttention, EncoderDecoder, LuongAttention, across, sequence_pair
 from mpnn.nn.gat import GAT, GATv2
 from mpnn.nn.gcn import GCN
 from mpnn.nn.gin import GIN
@@ -39,6 +39,7 @@ __all__ = [
     "AGCLSTM",
     "AGCLSTMNetwork",
     "AR",
+    "BahdanauAttention",
     "CRF",
     "Chebyshev",
     "ChildSumTreeLSTM",

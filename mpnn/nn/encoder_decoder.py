@@ -14,8 +14,10 @@ from mpnn.graphs import chain
 from mpnn.message_passing import MessagePassing
 from mpnn.nn.heads import carried, check_one_way, unlinked
 from mpnn.nn.recurrent import Recurrent
+from mpnn.plan import cached_plan
+from mpnn.schedule import topological
 
-__all__ = ["EncoderDecoder", "LuongAttention", "across", "sequence_pair"]
+__all__ = ["BahdanauAttention", "EncoderDecoder", "LuongAttention", "across", "sequence_pair"]
 
 NEXT = {"source": ("source", "next", "source"), "target": ("target", "next", "target")}
 ATTEND = ("source", "attend", "target")
@@ -32,8 +34,7 @@ class LuongAttention(MessagePassing):
     It reads finished states, so it is one level for all target nodes at once.
 
     Source: Luong, Pham & Manning 2015, arXiv:1508.04025, eq. 5, 7 and 8 ("general"; ``score="dot"`` has no W_a).
-    Deviations: no input feeding: the decoder does not see :math:`\tilde h_{t-1}`. The attention of Bahdanau et al.
-    2015, arXiv:1409.0473, which scores with the decoder's previous state before the step, is not this one.
+    Deviations: no input feeding: the decoder does not see :math:`\tilde h_{t-1}`.
 
     Args:
         in_features: width of the sources' states.
@@ -97,6 +98,76 @@ class LuongAttention(MessagePassing):
         return f"{type(self).__name__}({self.in_features}, {self.query_features}, score={score!r})"
 
 
+class BahdanauAttention(MessagePassing):
+    r"""What every target node sees of its sources, chosen by its state from before the step.
+
+    .. math::
+        e_{ij} = v^T \tanh(W s_{i-1} + U h_j), \qquad \alpha_{ij} = \mathrm{softmax}_{j \to i}\, e_{ij}, \qquad
+        c_i = \sum_{j \to i} \alpha_{ij} h_j
+
+    The edges say who sees whom, as in :class:`LuongAttention`. It is one level: :math:`s_{i-1}` is a field of the
+    target i, given when its turn comes. So in an :class:`EncoderDecoder` the target chain is no single pass, in which
+    an edge would have three ends, j, i and i-1, but goes step by step: a pass of attention, then one of the decoder.
+
+    Source: Bahdanau, Cho & Bengio 2015, arXiv:1409.0473, eq. 5 and 6, and the alignment model of A.1.2.
+    Deviations: none.
+
+    Args:
+        in_features: width of the sources' states h.
+        query_features: width of the targets' states s.
+        hidden_features: width of v.
+
+    Shape:
+        memory ``(N_source, in_features)``, s ``(N_target, query_features)``, edge_index ``(2, E)`` (source, target) ->
+        c ``(N_target, in_features)``. A target without sources sees 0. keys ``(N_source, hidden_features)`` is what
+        :meth:`keys` makes of the memory, which saves making it again.
+
+    Attributes:
+        weight_query ``(hidden_features, query_features)``: W; weight_key ``(hidden_features, in_features)``: U; v
+        ``(hidden_features,)``. Initialised as ``nn.Linear``.
+
+    Raises:
+        ValueError: memory or s is sparse.
+
+    Example:
+        >>> BahdanauAttention(3, 4, 5)(torch.ones(5, 3), torch.ones(2, 4), torch.tensor([[0, 1, 4], [0, 0, 1]])).shape
+        torch.Size([2, 3])
+    """
+
+    value = "memory"
+
+    def __init__(self, in_features: int, query_features: int, hidden_features: int):
+        super().__init__()
+        self.in_features, self.query_features, self.hidden_features = in_features, query_features, hidden_features
+        self.weight_query = nn.Parameter(torch.empty(hidden_features, query_features))
+        self.weight_key = nn.Parameter(torch.empty(hidden_features, in_features))
+        self.v = nn.Parameter(torch.empty(hidden_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in (self.weight_query, self.weight_key, self.v[None]):
+            nn.init.kaiming_uniform_(weight, a=5**0.5)
+
+    def keys(self, memory: Tensor) -> Tensor:
+        """``U h`` of all sources, the same at every step."""
+        check_dense(self._name, memory)
+        return memory @ self.weight_key.t()
+
+    def forward(self, memory: Tensor, s: Tensor, edge_index: Any, keys: Tensor | None = None) -> Tensor:
+        check_dense(self._name, s)
+        keys = self.keys(memory) if keys is None else keys
+        return self.propagate(
+            edge_index, num_nodes=(len(memory), len(s)), memory=(memory, None), key=(keys, None),
+            query=(None, s @ self.weight_query.t()),
+        )  # fmt: skip
+
+    def attention(self, key_j, query_i):
+        return torch.tanh(key_j + query_i) @ self.v
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.in_features}, {self.query_features}, {self.hidden_features})"
+
+
 class EncoderDecoder(nn.Module):
     r"""Scores of the next target token, given a source sequence and the target tokens so far.
 
@@ -109,11 +180,20 @@ class EncoderDecoder(nn.Module):
     source node to each target node. With the same weights on both sides and no attention it is one recurrent layer on
     one chain.
 
+    With :class:`BahdanauAttention` the decoder sees a context c at every step, and so does f:
+
+    .. math::
+        c_t = \mathrm{attention}(\bar h, s_{t-1}), \qquad s_t = \mathrm{decoder}([E y_t; c_t], s_{t-1}), \qquad
+        P(y_{t+1} \mid y_1, \ldots, y_t, x) = \mathrm{softmax}\, f([s_t; c_t; E y_t])
+
     Training feeds the true tokens (``forward``); to write, ``mpnn.decode.greedy(*model.begin(graph), ...)`` or
     ``beam``, for all graphs of a batch at once.
 
-    Source: Sutskever, Vinyals & Le 2014, arXiv:1409.3215; Cho et al. 2014, arXiv:1406.1078; attention: see
-    :class:`LuongAttention`. Deviations: Cho's decoder sees the encoder's last state at every step, here the first.
+    Source: Sutskever, Vinyals & Le 2014, arXiv:1409.3215; Cho et al. 2014, arXiv:1406.1078; Bahdanau et al. 2015,
+    arXiv:1409.0473, eq. 4; attention: see the two classes.
+    Deviations: Cho's decoder sees the encoder's last state at every step, here the first. Bahdanau's first state is a
+    layer on the encoder's backward state at the first word, here it is the encoder's last state; the maxout layer of
+    its appendix is f's to be.
 
     Args:
         source: from the source nodes' x to rows: ``nn.Embedding``, ``nn.Linear``, ...
@@ -123,7 +203,8 @@ class EncoderDecoder(nn.Module):
             (both of its directions joined), for it starts from the encoder's last states of the same names.
         f: a module on rows that ends in V columns.
         attention: a :class:`LuongAttention` from the encoder's states to the decoder's, or any module that is called
-            as it is; None for none.
+            as it is; a :class:`BahdanauAttention`, by which the decoder's input is wider by the encoder's states, and
+            f's by these and the target's rows; None for none.
 
     Shape:
         ``HeteroData`` or a batch of such, with the node types source (x) and target (x ``(N,)`` int64) and the edge
@@ -131,7 +212,8 @@ class EncoderDecoder(nn.Module):
         -> scores ``(N_target, V)``.
 
     Raises:
-        ValueError: the decoder runs in both directions, or is none of the three; the last states do not fit it.
+        ValueError: the decoder runs in both directions, or is none of the three; the last states do not fit it; the
+            targets of a graph are no chain, which attention by the state before needs.
 
     Example:
         >>> from mpnn.nn import LSTM
@@ -163,12 +245,40 @@ class EncoderDecoder(nn.Module):
     def forward(self, graph: HeteroData) -> Tensor:
         memory, state = self.encode(graph)
         x, batch = self.target(graph["target"].x), graph["target"].get("batch")
+        if isinstance(self.attention, BahdanauAttention):
+            return self.f(self._step_by_step(graph, memory, state, x, batch))
         h, _ = carried(self.decoder, x, graph[NEXT["target"]].edge_index, state, batch, _count(graph))
-        return self.scores(memory, h, graph[ATTEND].edge_index if self.attention else None)
+        return self.f(self.attention(memory, h, graph[ATTEND].edge_index) if self.attention else h)
 
-    def scores(self, memory: Tensor, h: Tensor, edge_index: Any) -> Tensor:
-        """From the decoder's states to scores."""
-        return self.f(self.attention(memory, h, edge_index) if self.attention else h)
+    def _step_by_step(
+        self, graph: HeteroData, memory: Tensor, state: tuple[Tensor, ...], x: Tensor, batch: Tensor | None
+    ) -> Tensor:
+        """What f sees at every target node, where a step needs the state before it."""
+        of_source, of_target = (part.new_zeros(len(part), dtype=torch.long) for part in (memory, x))
+        if batch is not None:
+            of_source, of_target = graph["source"].batch, batch
+        keys, seen, edge_index = self.attention.keys(memory), [], None
+        order = _steps(graph[NEXT["target"]].edge_index, of_target, _count(graph))
+        for nodes in order:
+            now = of_target[nodes]
+            if edge_index is None or len(now) < len(seen[-1]):  # else the same graphs go on
+                edge_index = across(of_source, now)
+            rows = tuple(value.index_select(0, now) for value in state)
+            row, new = self._step(x[nodes], rows, memory, keys, edge_index)
+            state = tuple(value.index_copy(0, now, rows) for value, rows in zip(state, new))
+            seen.append(row)
+        return torch.cat(seen).index_select(0, torch.argsort(torch.cat(order)))
+
+    def _step(
+        self, x: Tensor, state: tuple[Tensor, ...], memory: Tensor, keys: Tensor | None, edge_index: Any
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One token of each of R texts: what f sees, ``(R, ...)``, and the next state."""
+        if not isinstance(self.attention, BahdanauAttention):
+            h, new = carried(self.decoder, x, *unlinked(x, state))
+            return (self.attention(memory, h, edge_index) if self.attention else h), new
+        context = self.attention(memory, state[0][:, -1], edge_index, keys)
+        h, new = carried(self.decoder, torch.cat([x, context], dim=1), *unlinked(x, state))
+        return torch.cat([h, context, x], dim=1), new
 
     def begin(self, graph: HeteroData) -> tuple[Callable, tuple[Tensor, ...]]:
         """What ``mpnn.decode`` writes with: a function from tokens and a state to log-probabilities and the next state,
@@ -176,14 +286,30 @@ class EncoderDecoder(nn.Module):
         memory, state = self.encode(graph)
         count, batch = _count(graph), graph["source"].get("batch")
         source = memory.new_zeros(len(memory), dtype=torch.long) if batch is None else batch
+        keys = self.attention.keys(memory) if isinstance(self.attention, BahdanauAttention) else None
 
         def step(token: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
             *state, graph_of = state
-            h, new = carried(self.decoder, self.target(token), *unlinked(token, state))
             edge_index = across(source, graph_of) if self.attention else None
-            return self.scores(memory, h, edge_index).log_softmax(-1), (*new, graph_of)
+            row, new = self._step(self.target(token), tuple(state), memory, keys, edge_index)
+            return self.f(row).log_softmax(-1), (*new, graph_of)
 
         return step, (*state, torch.arange(count, device=memory.device))
+
+
+def _steps(edge_index: Any, graph_of: Tensor, num_graphs: int) -> list[Tensor]:
+    """The target nodes of each step, in the order of their graphs."""
+    level = cached_plan(edge_index, topological, len(graph_of), "EncoderDecoder").level
+    place = level * num_graphs + graph_of
+    order = torch.argsort(place, stable=True)
+    twice = (place[order].diff() == 0).nonzero()
+    if len(twice):
+        a, b = order[int(twice[0]) :][:2].tolist()
+        raise ValueError(
+            f"EncoderDecoder: the target nodes {a} and {b} of graph {int(graph_of[a])} are both at step "
+            f"{int(level[a])}; expected a chain, for attention by the state before has one step after the other."
+        )
+    return list(order.split(torch.bincount(level).tolist()))
 
 
 def _count(graph: HeteroData) -> int:

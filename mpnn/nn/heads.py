@@ -251,6 +251,7 @@ class LanguageModel(nn.Module):
         return scores.log_softmax(-1), state
 
 
-def unlinked(token: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...], Tensor, int]:
-    """A graph for each token alone: its edges, the state it starts from, the graph of each node, how many graphs."""
-    return token.new_empty(2, 0), state, torch.arange(len(token), device=token.device), len(token)
+def unlinked(rows: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...], Tensor, int]:
+    """A graph for each token, or row, alone: its edges, the state it starts from, the graph of each node, how many."""
+    count, device = len(rows), rows.device
+    return torch.empty(2, 0, dtype=torch.long, device=device), state, torch.arange(count, device=device), count

@@ -16,6 +16,7 @@ from mpnn.nn import (
     GRU,
     LSTM,
     RNN,
+    BahdanauAttention,
     ChildSumTreeLSTM,
     EncoderDecoder,
     LuongAttention,
@@ -142,6 +143,117 @@ def test_scores_that_are_not_there_are_refused():
         LuongAttention(3, 3, "concat")
     with pytest.raises(ValueError, match="of 3 and 4 features"):
         LuongAttention(3, 4, "dot")
+
+
+def aligned(attention: BahdanauAttention, memory: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """Bahdanau et al. 2015, eq. 5 and 6 and A.1.2, in the paper's letters: the context for one previous state."""
+    v, W_a, U_a = attention.v, attention.weight_query, attention.weight_key
+    e = torch.stack([v @ torch.tanh(W_a @ s + U_a @ h_j) for h_j in memory])
+    alpha = e.exp() / e.exp().sum()
+    return sum(weight * h_j for weight, h_j in zip(alpha, memory, strict=True))
+
+
+def test_attention_by_the_state_before_is_the_papers():
+    layer = randomised(BahdanauAttention(3, 5, 2))
+    memory = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    s = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    source, target = torch.tensor([0, 0, 0, 1, 1, 1, 1]), torch.tensor([0, 1, 1, 0])
+    theirs = torch.stack([aligned(layer, memory[source == g], row) for row, g in zip(s, target, strict=True)])
+    edge_index = across(source, target)
+    for way in ("reference", "wavefront", "spmm"):
+        with mpnn.engine(way):
+            assert_same(layer(memory, s, edge_index), theirs, [memory, s, *layer.parameters()], what=way)
+    with_keys = layer(memory, s, edge_index, layer.keys(memory))
+    assert_same(with_keys, theirs, [memory, s, *layer.parameters()])
+    assert_close(layer(memory, s, torch.tensor([[2], [0]]))[1:].detach(), s.new_zeros(3, 3), "sees 0")
+    assert repr(layer) == "BahdanauAttention(3, 5, 2)"
+
+
+def bahdanau(cell, num_layers: int = 1, **options) -> EncoderDecoder:
+    return randomised(
+        EncoderDecoder(
+            nn.Embedding(V, F_IN),
+            cell(F_IN, H, num_layers=num_layers, bidirectional=True),
+            nn.Embedding(V, F_IN),
+            cell(F_IN + 2 * H, 2 * H, num_layers=num_layers, **options),
+            nn.Linear(4 * H + F_IN, V),
+            BahdanauAttention(2 * H, 2 * H, 3),
+        )
+    )
+
+
+def searched(model: EncoderDecoder, source: list[int], target: list[int]) -> torch.Tensor:
+    """Bahdanau et al. 2015, section 3 and A.1, in the paper's letters, for a decoder GRU without biases; z and 1 - z
+    are swapped in ours, so its weights have the other sign."""
+    memory, s = model.encode(sequence_pair(source))
+    s = s[0][0, 0]
+    W_r, W_z, W = model.decoder.weight_ih_l0.chunk(3)  # the paper's W and C side by side
+    U_r, U_z, U = model.decoder.weight_hh_l0.chunk(3)
+    scores = []
+    for y in [BEGIN, *target]:
+        Ey = model.target.weight[y]
+        c = aligned(model.attention, memory, s)
+        seen = torch.cat([Ey, c])
+        r, z = torch.sigmoid(W_r @ seen + U_r @ s), torch.sigmoid(-W_z @ seen - U_z @ s)
+        s = (1 - z) * s + z * torch.tanh(W @ seen + U @ (r * s))
+        scores.append(model.f.weight @ torch.cat([s, c, Ey]) + model.f.bias)
+    return torch.stack(scores)
+
+
+def test_attention_by_the_state_before_runs_step_by_step_as_in_the_paper():
+    model = randomised(bahdanau(GRU))
+    model.decoder = randomised(GRU(F_IN + 2 * H, 2 * H, bias=False, reset="before"))
+    theirs = torch.cat([searched(model, a, b) for a, b in PAIRS])
+    assert_same(model(batch_of_pairs()), theirs, [*model.parameters()])
+    alone = torch.cat([model(sequence_pair(a, b, BEGIN, END)) for a, b in PAIRS])
+    assert_same(alone, theirs, [*model.parameters()])
+
+
+@pytest.mark.parametrize("cell", [RNN, LSTM, GRU], ids=lambda cell: cell.__name__)
+def test_the_state_before_is_that_of_the_last_layer(cell):
+    model = bahdanau(cell, num_layers=2)
+    decoder = torchs(model.decoder, num_layers=2)
+
+    def scores(source, target):
+        memory, state = model.encode(sequence_pair(source))
+        state = tuple(value.transpose(0, 1) for value in state)  # (layers, 1, H)
+        state = state if len(state) > 1 else state[0]
+        for y in [BEGIN, *target]:
+            Ey, c = model.target.weight[y], aligned(model.attention, memory, tuple_of(state)[0][-1, 0])
+            s, state = decoder(torch.cat([Ey, c])[None, None], state)
+            yield model.f(torch.cat([s[0, 0], c, Ey]))
+
+    theirs = torch.stack([row for a, b in PAIRS for row in scores(a, b)])
+    assert_same(model(batch_of_pairs()), theirs, [*model.parameters()])
+
+
+@pytest.mark.parametrize("cell", [RNN, LSTM, GRU], ids=lambda cell: cell.__name__)
+def test_what_is_written_with_attention_by_the_state_before_is_what_training_scores(cell):
+    model = bahdanau(cell, num_layers=2).eval()
+    pairs = [(a, b) for a, b in PAIRS if b]
+    with torch.no_grad():
+        batch = batch_of_pairs(pairs)
+        log_prob = model(batch).log_softmax(-1).gather(1, batch["target"].y[:, None]).flatten()
+        theirs = torch.zeros(len(pairs), dtype=torch.float64).index_add(0, batch["target"].batch, log_prob)
+        for (a, b), expected in zip(pairs, theirs, strict=True):
+            step, state = model.begin(batch_of_pairs([(a, [])]))
+            total = 0.0
+            for y, following in zip([BEGIN, *b], [*b, END], strict=True):
+                log_probs, state = step(torch.tensor([y]), state)
+                total = total + log_probs[0, following]
+            assert_close(total, expected, f"{a} -> {b}")
+    for found in decode.greedy(*model.begin(batch), begin=BEGIN, end=END, max_length=4):
+        assert len(found.tokens) <= 4
+    best = decode.beam(*model.begin(batch), begin=BEGIN, end=END, max_length=3, width=V**3)
+    every = decode.beam(*model.begin(sequence_pair(pairs[0][0])), begin=BEGIN, end=END, max_length=3, width=V**3)
+    assert [h.tokens for h in best[0][:5]] == [h.tokens for h in every[0][:5]]
+
+
+def test_attention_by_the_state_before_wants_a_chain_of_targets():
+    graph = sequence_pair([2, 3], [4, 5], BEGIN, END)
+    graph["target", "next", "target"].edge_index = torch.tensor([[0, 0], [1, 2]])
+    with pytest.raises(ValueError, match="target nodes 1 and 2 of graph 0 are both at step 1; expected a chain"):
+        bahdanau(GRU)(graph)
 
 
 def test_every_target_sees_the_sources_of_its_graph_in_any_order():
