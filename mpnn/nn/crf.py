@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mpnn import schedule as schedules
 from mpnn.features import check_dense, check_features
 from mpnn.message_passing import MessagePassing
+from mpnn.nn.readout import GraphReadout
 from mpnn.plan import Plan
 
 __all__ = ["CRF", "forbidden_transitions"]
@@ -107,7 +108,7 @@ class CRF(MessagePassing):
                 "and a column a tag, and one more of each for the start and the end."
             )
         self.register_buffer("forbidden", None if forbidden is None else forbidden.bool(), persistent=False)
-        self.back, self.trace, self.paid = _Marginals(), _Trace(), _Paid()
+        self.back, self.trace, self.paid, self.pool = _Marginals(), _Trace(), _Paid(), GraphReadout("sum")
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -156,7 +157,7 @@ class CRF(MessagePassing):
         alpha = self._along(x, plan, w, self.total)
         roots = ends(plan)[1].nonzero().flatten()
         total = self.total(alpha.index_select(0, roots) + w.end, -1)
-        return by_graph(total, None if batch is None else batch.index_select(0, roots), batch, num_graphs)
+        return self._by_graph(total, batch if batch is None else batch.index_select(0, roots), num_graphs)
 
     def score(
         self, x: Tensor, tags: Tensor, edge_index: Any, batch: Tensor | None = None, num_graphs: int | None = None
@@ -168,7 +169,7 @@ class CRF(MessagePassing):
         own = x.gather(1, tags[:, None]).flatten()
         own = torch.where(first, own + w.start[tags], own)
         own = torch.where(last, own + w.end[tags], own)
-        return by_graph(self.paid.propagate(plan, own=own, y=tags, w=w), batch, batch, num_graphs)
+        return self._by_graph(self.paid.propagate(plan, own=own, y=tags, w=w), batch, num_graphs)
 
     def log_likelihood(
         self, x: Tensor, tags: Tensor, edge_index: Any, batch: Tensor | None = None, num_graphs: int | None = None
@@ -199,6 +200,9 @@ class CRF(MessagePassing):
             start = start.masked_fill(self.forbidden[-1, :-1], -torch.inf)
             end = end.masked_fill(self.forbidden[:-1, -1], -torch.inf)
         return Scores(transition, transition.t().contiguous(), start, end)
+
+    def _by_graph(self, values: Tensor, batch: Tensor | None, num_graphs: int | None) -> Tensor:
+        return self.pool(values[:, None], batch, num_graphs).squeeze(1)
 
     def _laid_out(self, x: Tensor, edge_index: Any) -> Plan:
         name = type(self).__name__
@@ -316,14 +320,6 @@ def ends(plan: Plan) -> tuple[Tensor, Tensor]:
         return all_nodes.index_fill(0, dst, False), all_nodes.index_fill(0, src, False)
 
     return plan.remember("ends", build)
-
-
-def by_graph(values: Tensor, index: Tensor | None, batch: Tensor | None, num_graphs: int | None) -> Tensor:
-    """Sums of the values of each graph, ``(B,)``."""
-    if index is None:
-        return values.sum().reshape(1)
-    count = num_graphs if num_graphs is not None else int(batch.max()) + 1 if batch.numel() else 1
-    return values.new_zeros(count).index_add(0, index, values)
 
 
 SCHEMES = ("BIO", "BMES")
