@@ -218,6 +218,18 @@ def test_without_attention_the_local_scores_see_nothing():
     assert reading.whole.std(dim=0).gt(0).all()
 
 
+def test_normalised_inputs_of_a_layer_have_mean_0_and_variance_1_at_each_node():
+    data, seen = moving(6), []
+    network = AGCLSTMNetwork(3, 5, classes=4, normalise=True, dropout=0).double()
+    for layer in network.layers:
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(data.x, stages(data, WINDOWS))
+    assert len(seen) == 3
+    for x in seen:
+        torch.testing.assert_close(x.mean(dim=1), torch.zeros(len(x), dtype=x.dtype), rtol=0, atol=1e-6)
+        torch.testing.assert_close(x.var(dim=1, correction=0), torch.ones(len(x), dtype=x.dtype), rtol=1e-2, atol=1e-2)
+
+
 def test_change_is_the_difference_to_the_frame_before_and_0_in_the_first():
     data = moving(5)
     x = data.x.view(5, 4, 3)

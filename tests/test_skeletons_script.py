@@ -1,0 +1,126 @@
+"""What scripts/skeletons.py does to sequences, and that a run goes on where it was killed."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mpnn.train
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "skeletons.py"
+JOINTS = ["hip_center", "hip_left", "hip_right", "shoulder_left", "shoulder_right", "head"]
+STANDING = np.array([[0, 0, 0.1], [-1, 0, 0], [1, 0, 0], [-1, 1, 0], [1, 1, 0], [0, 2, 0]])
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = importlib.util.spec_from_file_location("skeletons_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "skeletons_script", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def moves(tmp_path):
+    """A file of 24 sequences in which the head goes up or down."""
+    generator, lengths = np.random.default_rng(0), [5, 9, 1, 12] * 6
+    label, joints = np.arange(24) % 2, []
+    for length, y in zip(lengths, label, strict=True):
+        x = np.tile(STANDING, (length, 1, 1))
+        x[:, 5, 1] += np.linspace(0, 2 * y - 1, length)
+        joints.append(x + 0.01 * generator.normal(size=x.shape))
+    path = tmp_path / "heads.npz"
+    np.savez(
+        path, joints=np.concatenate(joints).astype(np.float32), offsets=np.cumsum([0, *lengths]), label=label,
+        name=np.array([f"s{k}" for k in range(24)]), is_train=np.arange(24) % 4 != 0, joint_names=np.array(JOINTS),
+        class_names=np.array(["down", "up"]), bones=np.array([[0, 1], [0, 2], [0, 5], [5, 3], [5, 4]]),
+        part=np.array([0, 0, 0, 1, 1, 1]), part_names=np.array(["low", "high"]), view=np.arange(24) % 3 + 1,
+        subject=np.arange(24) // 4,
+    )  # fmt: skip
+    return path
+
+
+def run(script, monkeypatch, tmp_path, *arguments):
+    written = ["--json", str(tmp_path / "rows.json"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["skeletons", *arguments, *written])
+    script.start(script.Config, script.main)
+    return json.loads((tmp_path / "rows.json").read_text())
+
+
+SMALL = ("--frames", "8", "--hidden", "8", "--batch-size", "8", "--seeds", "1", "--epochs", "4", "--no-picture")
+
+
+def test_a_file_of_ones_own_gives_a_row_a_model(script, moves, monkeypatch, tmp_path):
+    rows = run(script, monkeypatch, tmp_path, "--data", str(moves), *SMALL)
+    assert [row["model"] for row in rows] == script.MODELS and {row["dataset"] for row in rows} == {"heads"}
+    assert all(row["sequences_a_core_second"] > 0 and row["published"] is None for row in rows)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_result(script, moves, monkeypatch, tmp_path):
+    arguments = ("--data", str(moves), "--model", "agc-lstm two-stream", *SMALL)
+    scores, scored = [], script.scored
+    monkeypatch.setattr(script, "scored", lambda *given: scores.append(scored(*given)) or scores[-1])
+    run(script, monkeypatch, tmp_path, *arguments)
+    save, calls = mpnn.train._save, []
+
+    def killed(*given):
+        save(*given)
+        calls.append(1)
+        if len(calls) == 6:  # in the second stream
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mpnn.train, "_save", killed)
+        run(script, patch, tmp_path, *arguments)
+    whole, interrupted = scores[:2], len(scores)
+    run(script, monkeypatch, tmp_path, *arguments)
+    assert all(torch.equal(a, b) for a, b in zip(whole, scores[interrupted:], strict=True))
+
+
+def test_settings_are_chosen_without_the_test_sequences(script, moves):
+    config = replace(script.Config(), data=moves)
+    test = {tuple(x.flatten().tolist()) for x in script.load(config)[1].x}
+    for without in ("camera 1", "camera 2", "subjects"):
+        given, away = script.load(replace(config, without=without))
+        seen = {tuple(x.flatten().tolist()) for x in [*given.x, *away.x]}
+        assert not test & seen and len(given) + len(away) == 18 and len(away) > 0
+
+
+def test_a_crop_is_a_part_of_the_sequence_in_order(script):
+    config, x = replace(script.Config(), crop=0.5, frames=6), torch.arange(11.0).view(11, 1, 1).expand(-1, 2, 3)
+    for _ in range(20):
+        cut = script.cropped(x, config)[:, 0, 0]
+        assert cut.shape == (6,) and (cut.diff() > 0).all() and cut[0] >= 0 and cut[-1] <= 10.001
+        assert cut[-1] - cut[0] >= 4.999
+    assert script.cropped(x[:1], config).shape == (6, 2, 3)
+
+
+def test_a_turned_sequence_keeps_all_distances(script):
+    config = replace(script.Config(), scale=0.0, jitter=0.0, turn=90.0)
+    x = torch.randn(4, 5, 6, 3)
+    turned = script.changed(x, config)
+    assert (turned - x).abs().amax() > 0.1
+    torch.testing.assert_close(torch.cdist(turned, turned), torch.cdist(x, x), rtol=1e-3, atol=1e-3)
+
+
+def test_without_change_a_sequence_stays_as_it_is(script):
+    config = replace(script.Config(), scale=0.0, jitter=0.0, turn=0.0)
+    x = torch.randn(2, 5, 6, 3)
+    torch.testing.assert_close(script.changed(x, config), x)
+
+
+def test_joints_are_described_by_place_bone_and_motion(script, moves):
+    body = script.load(replace(script.Config(), data=moves))[0].body
+    x = torch.randn(1, 3, 6, 3)
+    seen = script.described(x, body)
+    assert torch.equal(seen[:, :, 0, :3], x[:, :, 0]) and torch.equal(seen[:, :, 2, :3], x[:, :, 2] - x[:, :, 0])
+    assert torch.equal(seen[:, :, 3, 3:6], 2 * (x[:, :, 3] - x[:, :, 5])) and seen[:, :, 0, 3:6].eq(0).all()
+    assert seen[:, 0, :, 6:].eq(0).all() and torch.equal(seen[:, 1:, :, 6:], 5 * x.diff(dim=1))
+    assert torch.equal(script.named(seen)[0, 1, :, 9:], torch.eye(6))
