@@ -4,7 +4,8 @@ Planar graphs of 1,024 nodes, as superpixels make them (a triangulation of point
 everywhere, and states from before the pass that are not zero, as in every layer but the first; forward, and backward
 from dense gradients of every node's h and m to the weights, the inputs and the states before. ``smooth`` has a priority
 that changes slowly from place to place, as a network's confidence does: many narrow frontiers. ``random`` has few wide
-ones. ``batch`` is eight graphs with smooth priorities.
+ones. ``batch`` is eight graphs with smooth priorities; ``script`` 16 of 400 nodes with 32 features, a batch of
+``mpnn run superpixels``.
 
 The reference is the matrix products alone, each as a single batch over all nodes: W (4H wide), U (4H), the neighbours'
 forget gate (H) and their part in the other gates (3H), and both backward products of each. Two loops take one node
@@ -204,8 +205,8 @@ def gemm_step(scene: Scene) -> Step:
 # Cases --------------------------------------------------------------------------------------------------------------
 
 
-def case(count: int, smooth: bool, smoke: bool) -> Case:
-    made = scene(count, *((5, 8) if smoke else (32, 64)), smooth)
+def case(count: int, smooth: bool, smoke: bool, side: int = 32, hidden: int = 64) -> Case:
+    made = scene(count, *((5, 8) if smoke else (side, hidden)), smooth)
     plan = mpnn.plan(made.edge_index, ordered(made.priority), num_nodes=made.num_nodes)
     size = made.num_nodes
     contenders = [
@@ -227,6 +228,7 @@ CASES = {
     "smooth": partial(case, 1, True),
     "random": partial(case, 1, False),
     "batch": partial(case, 8, True),
+    "script": partial(case, 16, True, side=20, hidden=32),
 }
 
 if __name__ == "__main__":
