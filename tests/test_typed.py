@@ -315,6 +315,16 @@ def test_a_layer_without_state_fires_at_once_and_reads_the_values_of_graphs():
             assert_close(ours["sentence"][2 * g : 2 * g + 2], expected, f"{way} {g}")
 
 
+def test_a_layer_without_state_takes_a_plan_of_several_levels_and_one_turned_round():
+    layer, data = randomised(Relational()), document(3)
+    given, u = {IN: data[IN].edge_index}, torch.ones(1, 2).double()
+    sizes = {"word": 3, "sentence": 2}
+    laid_out = mpnn.plan(given, "topological", sizes)
+    assert laid_out.num_levels == 2 and laid_out.flat.types == laid_out.reverse.types == sizes
+    flat = layer.propagate(laid_out, x=data.x_dict, u=u)["sentence"]
+    assert_close(flat, layer.propagate(given, x=data.x_dict, u=u)["sentence"], "")
+
+
 def test_a_graph_without_nodes_gives_no_rows():
     data = document(0, sentences=0)
     out = randomised(Reader())(data.x_dict, {kind: torch.empty(2, 0, dtype=torch.long) for kind in (NEXT, IN)})
