@@ -123,7 +123,7 @@ def shaded(data: HeteroData, words: Tensor, sentences: Tensor, title: str = "", 
     for text, line, colour in zip(data["word"].word, inside.tolist(), shade, strict=True):
         lines[line].append(f'<span style="background:rgba(70,130,220,{colour:.3f})">{html.escape(str(text))}</span>')
     rows = "\n".join(
-        f'<p><i style="width:{4 * width:.2f}em" title="{weight:.3f}"></i>{" ".join(line)}</p>'
+        f'<p><i style="width:{4 * width:.2f}em; margin-right:{4.5 - 4 * width:.2f}em" title="{weight:.3f}"></i>{" ".join(line)}</p>'
         for line, width, weight in zip(lines, bar, sentences.tolist(), strict=True)
     )
     return PAGE.format(title=html.escape(title), note=html.escape(note), rows=rows)
@@ -132,8 +132,8 @@ def shaded(data: HeteroData, words: Tensor, sentences: Tensor, title: str = "", 
 PAGE = """<!DOCTYPE html>
 <html><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font-family: serif; max-width: 60em; margin: 2em auto; line-height: 1.5 }}
-p {{ margin: 0.2em 0 0.2em 5em; text-indent: -5em }}
-i {{ display: inline-block; height: 0.8em; background: rgb(200,60,60); margin-right: 0.5em; text-indent: 0 }}
+p {{ margin: 0.2em 0 0.2em 4.5em; text-indent: -4.5em }}
+i {{ display: inline-block; height: 0.8em; background: rgb(200,60,60); text-indent: 0 }}
 span {{ padding: 0 0.1em; border-radius: 0.2em; text-indent: 0 }}
 </style></head><body>
 <h1>{title}</h1>

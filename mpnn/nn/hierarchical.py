@@ -110,7 +110,8 @@ class HierarchicalAttention(nn.Module):
 
     Source: Yang et al. 2016, "Hierarchical attention networks for document classification", eq. 1-11; the reset gate of
     the GRU comes after the product, as in eq. 3 and in ``torch.nn.GRU``.
-    Deviations: any number of levels; the second bias of ``torch.nn.GRU``.
+    Deviations: any number of levels; the second bias of ``torch.nn.GRU``; the word vectors x are given, by an
+    ``nn.Embedding`` or otherwise.
 
     Args:
         in_features: width of the x of the lowest level.
