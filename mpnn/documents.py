@@ -118,13 +118,13 @@ def shaded(data: HeteroData, words: Tensor, sentences: Tensor, title: str = "", 
             )
     inside = data["word", "in", "sentence"].edge_index[1]
     shade = words * sentences[inside].sqrt()
-    shade, bar = ((values / values.max()).tolist() for values in (shade, sentences))
-    lines: list[list[str]] = [[] for _ in bar]
+    shade, bars = (shade / shade.max()).tolist(), (4 * sentences / sentences.max()).tolist()
+    lines: list[list[str]] = [[] for _ in bars]
     for text, line, colour in zip(data["word"].word, inside.tolist(), shade, strict=True):
         lines[line].append(f'<span style="background:rgba(70,130,220,{colour:.3f})">{html.escape(str(text))}</span>')
     rows = "\n".join(
-        f'<p><i style="width:{4 * width:.2f}em; margin-right:{4.5 - 4 * width:.2f}em" title="{weight:.3f}"></i>{" ".join(line)}</p>'
-        for line, width, weight in zip(lines, bar, sentences.tolist(), strict=True)
+        f'<p><i style="width:{bar:.2f}em; margin-right:{4.5 - bar:.2f}em" title="{p:.3f}"></i>{" ".join(line)}</p>'
+        for line, bar, p in zip(lines, bars, sentences.tolist(), strict=True)
     )
     return PAGE.format(title=html.escape(title), note=html.escape(note), rows=rows)
 
