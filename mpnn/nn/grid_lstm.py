@@ -128,9 +128,9 @@ class GridLSTM(Recursive):
             met = along.new_zeros(along.shape[1] * len(x)).index_fill(0, targets * along.shape[1] + dimension, True)
             met = met.view(len(x), -1, 1)
             initial = {name: value.masked_fill(met, 0.0) for name, value in initial.items()}
-        z = rowwise(times(torch.cat(W), torch.cat(b)), x)
-        along = along.to(x.dtype).unsqueeze(-1)
-        return self.propagate(edge_index, schedule=schedule, z=z, U=list(map(times, U)), along=along, **initial)
+        z = rowwise(times(torch.cat(W), torch.cat(b)), x) if self.in_features else None
+        along, U = along.to(x.dtype).unsqueeze(-1), [weight.t() for weight in U]
+        return self.propagate(edge_index, schedule=schedule, z=z, U=U, b=b, along=along, **initial)
 
     def _of(self, dims: tuple[int, ...], weight: Tensor) -> Tensor:
         """The rows of some dimensions."""
@@ -141,13 +141,14 @@ class GridLSTM(Recursive):
     def message(self, h_j, m_j, along):
         return along * h_j, along * m_j  # an edge carries one dimension, and so the sum puts them side by side
 
-    def update(self, z, U, message, h0=None, m0=None):
+    def update(self, z, U, b, message, h0=None, m0=None):
         h, m = map(arrived, message, (h0, m0))  # (N, n, H)
+        first = b if z is None else z.split([4 * len(dims) * self.hidden_features for dims in self.rounds], dim=1)
         if len(self.rounds) == 1:
-            return self.cell(z + U[0](h.flatten(1)), m)
+            return self.cell(torch.addmm(first[0], h.flatten(1), U[0]), m)
         h, m = list(h.unbind(1)), list(m.unbind(1))
-        for dims, wx, u in zip(self.rounds, z.split([4 * len(d) * self.hidden_features for d in self.rounds], 1), U):
-            new = self.cell(wx + u(torch.cat(h, 1)), torch.stack([m[d] for d in dims], 1))
+        for dims, wx, u in zip(self.rounds, first, U):
+            new = self.cell(torch.addmm(wx, torch.cat(h, 1), u), torch.stack([m[d] for d in dims], 1))
             for place, d in enumerate(dims):
                 h[d], m[d] = (value[:, place] for value in new)
         return torch.stack(h, 1), torch.stack(m, 1)

@@ -85,9 +85,10 @@ def test_priority_dimensions_see_what_the_others_have_put_out(sizes, priority, s
 
 @pytest.mark.parametrize("priority", [(), (1,)])
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 4)])
-def test_what_comes_in_on_a_side_of_the_grid_starts_there(sizes, priority):
+@pytest.mark.parametrize("width", [3, 0])
+def test_what_comes_in_on_a_side_of_the_grid_starts_there(sizes, priority, width):
     data = grid(*sizes)
-    layer, x = randomised(GridLSTM(3, 4, 2, priority)), inputs(data)
+    layer, x = randomised(GridLSTM(width, 4, 2, priority)), inputs(data, width)
     h0, m0 = torch.randn(2, data.num_nodes, 2, 4, dtype=torch.float64)
     leaves = [x, h0.requires_grad_(), m0.requires_grad_(), *layer.parameters()]
     start = {d: (h0[:, d], m0[:, d]) for d in (0, 1)}
