@@ -185,7 +185,9 @@ class HeteroMessagePassing(MessagePassing):
         for key, hook in hooks.message.items():
             for argument in hook.arguments:
                 base, _, end = argument.field.partition(" at ")
-                if end and base in fields:
+                if base not in fields and base not in self.state:
+                    _check_default(self._name, hook, argument, base)
+                elif end:
                     out.setdefault(argument.field, {})[key] = self._at_end(hook, fields[base], base, end, graph, key)
         return out | {TURN: _Turn(graph, fields, [a.name for a in hooks.update.arguments[2:]])}
 
@@ -260,9 +262,9 @@ class _Turn:
     def value(self, owner: str, hook: Hook, argument: Argument, kind: str, place: list[int]) -> Any:
         """A node field of the nodes of one type that fire."""
         name, (level, start, stop) = argument.field, place
-        value = self.fields.get(name, argument.default)
-        if value is MISSING:
-            raise TypeError(f"{owner}.{hook.name} asks for {name!r}, which was not passed; pass {name}={{type: ...}}.")
+        if name not in self.fields:
+            return _check_default(owner, hook, argument, name)
+        value = self.fields[name]
         if not isinstance(value, Mapping):
             return value
         if kind not in value:
@@ -433,6 +435,13 @@ def _together(owner: str, kinds: list[str], new: list[tuple], counts: list[int])
                 "expected the same for all types of nodes. Put an nn.Linear where one of them is read."
             )
     return new[0] if len(new) == 1 else tuple(torch.cat(column) for column in zip(*new, strict=True))
+
+
+def _check_default(owner: str, hook: Hook, argument: Argument, name: str) -> Any:
+    """The default of an argument whose field was not passed."""
+    if argument.default is MISSING:
+        raise TypeError(f"{owner}.{hook.name} asks for {argument.name!r}, but {name!r} was not passed; pass {name}=...")
+    return argument.default
 
 
 def _floating(value: Any) -> bool:

@@ -369,7 +369,9 @@ def wrong(**hooks):
     "hooks, match",
     [
         ({"message": None, "message_next": lambda self, h_j: h_j}, r"no message for the edge type \('word', 'in'"),
-        ({"update_word": lambda self, y, message: y}, "Wrong.update_word asks for 'y', which was not passed"),
+        ({"update_word": lambda self, y, message: y}, "Wrong.update_word asks for 'y', but 'y' was not passed"),
+        ({"message_in": lambda self, y_j: y_j}, "Wrong.message_in asks for 'y_j', but 'y' was not passed; pass y="),
+        ({"message_in": lambda self, far: far}, "Wrong.message_in asks for 'far', but 'far' was not passed"),
         ({"update_word": lambda self, z, message: z}, "asks for 'z' of nodes of type 'word', .* only for 'sent"),
         ({"update_sentence": lambda self, message_next: 0}, r"'message_next', but .* none of that name ends in 's"),
         ({"message_in": lambda self, z_j: z_j}, "message_in asks for 'z' of nodes of type 'word', but"),
