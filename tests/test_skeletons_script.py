@@ -38,7 +38,7 @@ def moves(tmp_path):
     path = tmp_path / "heads.npz"
     np.savez(
         path, joints=np.concatenate(joints).astype(np.float32), offsets=np.cumsum([0, *lengths]), label=label,
-        name=np.array([f"s{k}" for k in range(24)]), is_train=np.arange(24) % 4 != 0, joint_names=np.array(JOINTS),
+        name=np.array([f"s{k}" for k in range(24)]), is_train=np.arange(24) % 5 != 0, joint_names=np.array(JOINTS),
         class_names=np.array(["down", "up"]), bones=np.array([[0, 1], [0, 2], [0, 5], [5, 3], [5, 4]]),
         part=np.array([0, 0, 0, 1, 1, 1]), part_names=np.array(["low", "high"]), view=np.arange(24) % 3 + 1,
         subject=np.arange(24) // 4,
@@ -84,13 +84,28 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(script, moves, monkeyp
     assert all(torch.equal(a, b) for a, b in zip(whole, scores[interrupted:], strict=True))
 
 
+def test_two_streams_are_judged_by_the_sum_of_their_scores(script, moves, monkeypatch):
+    scores = {"agc-lstm joint": [0.6, 0.4], "agc-lstm part": [0.1, 0.9]}
+    done = mpnn.train.Fit(history={"seconds": [1.0, 2.0], "core_seconds": [0.5, 0.5]})
+    monkeypatch.setattr(script, "train", lambda config, stream, *_: (stream, done))
+    monkeypatch.setattr(script, "scored", lambda config, stream, test: torch.tensor([scores[stream]] * len(test)))
+    config = replace(script.Config(), data=moves, seeds=1, picture=False)
+    given, test = script.load(config)
+    row = script.experiment(config, "agc-lstm two-stream", given, test)
+    ups = 100 * float(test.y.float().mean())
+    assert row["mean"] == pytest.approx(ups, abs=1e-3)  # 0.7 to 1.3
+    alone = {"agc-lstm joint": pytest.approx(100 - ups), "agc-lstm part": pytest.approx(ups)}
+    assert row["runs"][0]["streams"] == alone
+    assert (row["runs"][0]["seconds"], row["runs"][0]["core_seconds"]) == (6.0, 2.0)
+
+
 def test_settings_are_chosen_without_the_test_sequences(script, moves):
     config = replace(script.Config(), data=moves)
     test = {tuple(x.flatten().tolist()) for x in script.load(config)[1].x}
     for without in ("camera 1", "camera 2", "subjects"):
         given, away = script.load(replace(config, without=without))
         seen = {tuple(x.flatten().tolist()) for x in [*given.x, *away.x]}
-        assert not test & seen and len(given) + len(away) == 18 and len(away) > 0
+        assert not test & seen and len(given) + len(away) == 19 and len(away) > 0
 
 
 def test_a_crop_is_a_part_of_the_sequence_in_order(script):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch_geometric.data import Batch
 
 from mpnn import datasets
-from mpnn.datasets.skeletons import action_set, centred, facing, filled, frames, resampled, sequences
+from mpnn.datasets.skeletons import action_set, by_part, centred, facing, filled, frames, resampled, sequences
 
 JOINTS = ["hip_center", "hip_left", "hip_right", "shoulder_left", "shoulder_right"]
 
@@ -103,6 +103,21 @@ def test_a_sequence_at_other_times_is_numpys_interpolation(length, count):
 
 def body(tmp_path):
     return sequences(made(tmp_path))["train"][0].body
+
+
+def test_a_joint_with_one_or_two_coordinates_at_0_was_seen():
+    x = torch.tensor([[[0.0, 0.0, 2.0]], [[0.0, 1.0, 1.0]]])
+    full, unseen = filled(x)
+    assert torch.equal(full, x) and not unseen.any()
+
+
+def test_parts_have_the_features_of_their_joints_side_by_side_and_the_bones_between_them(tmp_path):
+    about = body(tmp_path)  # legs: joints 0 to 2, arms: 3 and 4
+    assert about.part_bones == ((0, 1),)
+    x = torch.randn(2, 4, 5, 3)
+    parts = by_part(x, about)
+    assert torch.equal(parts[:, :, 0], x[:, :, :3].flatten(2))
+    assert torch.equal(parts[:, :, 1], torch.cat([x[:, :, 3], x[:, :, 4], torch.zeros(2, 4, 3)], dim=2))
 
 
 def test_the_root_begins_at_the_origin_and_goes_its_way(tmp_path):
