@@ -210,9 +210,10 @@ def _stage(data: Data, cluster: Tensor | None) -> Stage:
 
 
 def _numbered(batch: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers for the pairs of a graph and something of it; and the graph of each."""
-    pairs, number = torch.unique(torch.stack([batch, of]), dim=1, return_inverse=True)
-    return number, pairs[0]
+    """Numbers for the pairs of a graph and something of it, counted from 0; and the graph of each."""
+    size = int(of.max()) + 1 if len(of) else 1
+    pairs, number = torch.unique(batch * size + of, return_inverse=True)
+    return number, pairs // size
 
 
 class Change(MessagePassing):
