@@ -221,7 +221,7 @@ class Change(MessagePassing):
 
     .. math:: y_i = \sum_{j \to i} (x_i - x_j)
 
-    Source: the frame differences of Si et al. 2019, arXiv:1902.09130, section 3.3. Deviations: none; without an edge
+    Source: the frame differences of Si et al. 2019, arXiv:1902.09130, section 3. Deviations: none; without an edge
     into a node, as in a first frame, it is 0.
 
     Shape:
@@ -279,11 +279,12 @@ class AGCLSTMNetwork(nn.Module):
     One LSTM serves all joints; pool is the mean over windows of frames. A node of the graph is a joint, or a part of
     the body with the features of its joints side by side.
 
-    Source: Si et al. 2019, arXiv:1902.09130, section 3.3: from memory, as of :class:`AGCLSTM`, and in agreement with
+    Source: Si et al. 2019, arXiv:1902.09130, section 3: from memory, as of :class:`AGCLSTM`, and in agreement with
     the same public reimplementation and summary.
     Deviations: the difference in a first frame is 0. The two kinds of scores have weights of their own (the
-    reimplementation shares them). The paper's widths are 256 for P and 512 for H; where its windows are and how long
-    was not found, so the stages say. Dropout is on what goes into each layer, as in the reimplementation.
+    reimplementation shares them). P has 256 features in both sources, H has 512 in the reimplementation; where the
+    paper's windows are and how long was not found, so the stages say. Dropout is on what goes into each layer, as in
+    the reimplementation.
 
     Args:
         in_features: width of ``x``.
@@ -368,7 +369,7 @@ def agc_lstm_loss(reading: Reading, y: Tensor, equal: float = 0.01, few: float =
     over its T_j frames: the third term lets all joints be looked at in the course of a sequence, the last few at a
     time.
 
-    Source: Si et al. 2019, arXiv:1902.09130, section 3.3: from memory; a public summary of the paper says the same of
+    Source: Si et al. 2019, arXiv:1902.09130, section 3: from memory; a public summary of the paper says the same of
     each term, and a public reimplementation has these formulas and weights.
     Deviations: none known.
 
@@ -399,7 +400,7 @@ def agc_lstm_loss(reading: Reading, y: Tensor, equal: float = 0.01, few: float =
 class TwoStreamAGCLSTM(nn.Module):
     """The scores of two networks, one that sees joints and one that sees parts of the body, added.
 
-    Source: Si et al. 2019, arXiv:1902.09130, section 3.4. Deviations: which parts there are is the caller's choice.
+    Source: Si et al. 2019, arXiv:1902.09130, section 3. Deviations: which parts there are is the caller's choice.
 
     Args:
         joints: a network over joints.
