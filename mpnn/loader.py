@@ -27,6 +27,7 @@ def collate(
     Args:
         graphs: all with the same fields.
         schedule: the batch gets a field ``plan`` under this schedule, unless None. Layers take it as ``edge_index``.
+            Of ``HeteroData``, those that run one schedule over all types do.
         follow_batch, exclude_keys: fields that get a batch vector of their own, and fields to leave out.
 
     Raises:
@@ -74,7 +75,8 @@ class DataLoader(_DataLoader):
         dataset: graphs, all with the same fields.
         batch_size, shuffle, num_workers, ...: as there.
         schedule: each batch gets a field ``plan`` under it, made in the worker; ``batch.to(device)`` moves it along.
-            For values of nodes name their field: ``mpnn.schedule.by("level")``.
+            For values of nodes name their field: ``mpnn.schedule.by("level")``. A ``HeteroData`` gets one plan of all
+            its types, as :class:`~mpnn.HeteroMessagePassing` takes it.
 
     Raises:
         ValueError: graphs of a batch have different fields.
