@@ -20,11 +20,13 @@ Example:
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-__all__ = ["OPERATORS", "TOKENS", "evaluate", "parse", "random_expression", "to_text"]
+__all__ = ["OPERATORS", "TOKENS", "evaluate", "parse", "random_expression", "random_expressions", "to_text"]
 
 OPERATORS = ("MAX", "MIN", "MED", "SM")
 TOKENS = (*(str(digit) for digit in range(10)), *OPERATORS)
@@ -55,6 +57,24 @@ def random_expression(
     Raises:
         ValueError: depths, ``max_args`` or ``nest`` out of range.
     """
+    return random_expressions(1, generator, max_depth, min_depth, max_args, nest)[0]
+
+
+def random_expressions(
+    count: int,
+    generator: torch.Generator | None = None,
+    max_depth: int = 5,
+    min_depth: int = 1,
+    max_args: int = 5,
+    nest: float = 0.25,
+) -> list[Data]:
+    """The same as :func:`random_expression` so many times, but quicker, as their values are found together.
+
+    Example:
+        >>> one, two = random_expressions(2, torch.Generator().manual_seed(3), max_depth=2)
+        >>> to_text(one)
+        '[MAX [SM 6 9 1 ] 5 [SM 6 2 8 ] ]'
+    """
     if not 1 <= min_depth <= max_depth:
         raise ValueError(
             f"random_expression: min_depth={min_depth}, max_depth={max_depth}; expected 1 <= min_depth <= max_depth."
@@ -63,6 +83,13 @@ def random_expression(
         raise ValueError(
             f"random_expression: max_args={max_args}, nest={nest}; expected max_args >= 2 and nest in [0, 1]."
         )
+    return _trees([_drawn(generator, max_depth, min_depth, max_args, nest) for _ in range(count)])
+
+
+def _drawn(
+    generator: torch.Generator | None, max_depth: int, min_depth: int, max_args: int, nest: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, parents and depths of an expression."""
     tokens, parents, depths = [], [torch.tensor([-1])], []
     operator, first = torch.tensor([True]), 0  # the root; ``first`` is the number of a level's first node
     for depth in range(max_depth + 1):
@@ -77,7 +104,7 @@ def random_expression(
         operator = torch.rand(parent.shape, generator=generator) < (nest if depth + 1 < max_depth else 0.0)
         if depth + 1 < min_depth and not operator.any():
             operator[torch.randint(parent.numel(), (1,), generator=generator)] = True
-    return _tree(torch.cat(tokens), torch.cat(parents), torch.cat(depths))
+    return torch.cat(tokens), torch.cat(parents), torch.cat(depths)
 
 
 def _draw_tokens(operator: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -85,11 +112,19 @@ def _draw_tokens(operator: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.where(operator, 10 + torch.randint(len(OPERATORS), operator.shape, generator=generator), digit)
 
 
-def _tree(x: Tensor, parent: Tensor, depth: Tensor) -> Data:
-    """The Data of an expression from its tokens and parents; the root is node 0 and has parent -1."""
-    edge_index = torch.stack([torch.arange(1, x.numel()), parent[1:]])
-    value = evaluate(x, edge_index, depth)
-    return Data(x=x, edge_index=edge_index, y=value[:1], root_mask=depth == 0, depth=depth, num_nodes=x.numel())
+def _trees(drawn: list[tuple[Tensor, Tensor, Tensor]]) -> list[Data]:
+    """The Data of expressions from their tokens, parents and depths; each root is node 0 and has parent -1."""
+    if not drawn:
+        return []
+    x, _, depth = (torch.cat(parts) for parts in zip(*drawn))
+    size = [len(tokens) for tokens, *_ in drawn]
+    edges = [torch.stack([torch.arange(1, n), parent[1:]]) for n, (_, parent, _) in zip(size, drawn)]
+    start = [0, *accumulate(size)]
+    value = evaluate(x, torch.cat([edge_index + begin for edge_index, begin in zip(edges, start)], dim=1), depth)
+    return [
+        Data(x=x, edge_index=edge_index, y=y[:1].clone(), root_mask=depth == 0, depth=depth, num_nodes=len(x))
+        for (x, _, depth), edge_index, y in zip(drawn, edges, value.split(size))
+    ]
 
 
 def evaluate(x: Tensor, edge_index: Tensor, depth: Tensor) -> Tensor:
@@ -164,7 +199,7 @@ def _breadth_first(x: Tensor, parent: Tensor, depth: Tensor) -> Data:
     order = torch.argsort(depth, stable=True)
     number = torch.argsort(order)
     parent = parent[order]
-    return _tree(x[order], torch.where(parent < 0, parent, number[parent]), depth[order])
+    return _trees([(x[order], torch.where(parent < 0, parent, number[parent]), depth[order])])[0]
 
 
 def to_text(data: Data) -> str:

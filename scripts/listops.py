@@ -31,7 +31,7 @@ from torch_geometric.data import Batch, Data
 
 import mpnn
 from mpnn.experiment import Options, over_seeds, report, start
-from mpnn.expressions import OPERATORS, TOKENS, evaluate, random_expression
+from mpnn.expressions import OPERATORS, TOKENS, evaluate, random_expressions
 from mpnn.train import fit
 
 CLOSE = len(TOKENS)  # the token ], of all operators
@@ -74,14 +74,13 @@ def draw(config: Config) -> dict[str, list[Data]]:
     for depth in range(1, config.depth + config.beyond + 1):
         wanted = {"test": config.test, "val": config.test, "train": config.train}
         wanted = wanted if depth <= config.depth else {"test": config.test}
-        fresh = []
-        for _ in range(2 * sum(wanted.values())):
-            data = random_expression(generator, max_depth=depth, min_depth=depth, max_args=config.max_args)
-            key = (*data.x.tolist(), *data.edge_index[1].tolist())
-            fresh += [data] * (key not in seen)
-            seen.add(key)
-            if len(fresh) == sum(wanted.values()):
-                break
+        fresh, left = [], 2 * sum(wanted.values())
+        while missing := min(left, sum(wanted.values()) - len(fresh)):
+            for data in random_expressions(missing, generator, depth, depth, config.max_args):
+                key = (*data.x.tolist(), *data.edge_index[1].tolist())
+                fresh += [data] * (key not in seen)
+                seen.add(key)
+            left -= missing
         for part, count in wanted.items():
             parts[part] += fresh[:count]
             fresh = fresh[count:]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Batch
 
-from mpnn.expressions import OPERATORS, TOKENS, evaluate, parse, random_expression, to_text
+from mpnn.expressions import OPERATORS, TOKENS, evaluate, parse, random_expression, random_expressions, to_text
 
 MEANING = {
     "MAX": max,
@@ -153,3 +153,19 @@ def test_text_of_several_expressions_is_refused():
     batch = Batch.from_data_list([parse("1"), parse("2")])
     with pytest.raises(ValueError, match=r"2 expressions \(roots \[0, 1\]\)"):
         to_text(batch)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_many_expressions_are_those_drawn_one_after_the_other(count):
+    options = dict(max_depth=4, min_depth=2, max_args=3, nest=0.5)
+    one, many = (torch.Generator().manual_seed(5) for _ in range(2))
+    expected = [random_expression(one, **options) for _ in range(count)]
+    found = random_expressions(count, many, **options)
+    assert len(found) == count
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ("x", "edge_index", "y", "root_mask", "depth"))
+        assert ours.num_nodes == theirs.num_nodes
+        assert ours.y.tolist() == evaluate(ours.x, ours.edge_index, ours.depth)[:1].tolist()
+    assert one.get_state().equal(many.get_state())
+    with pytest.raises(ValueError, match="min_depth=3, max_depth=2"):
+        random_expressions(count, min_depth=3, max_depth=2)
