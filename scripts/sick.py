@@ -20,7 +20,6 @@ minutes::
 from __future__ import annotations
 
 import shutil
-import time
 import zlib
 from collections.abc import Callable
 from copy import copy
@@ -202,28 +201,20 @@ def batches(config: Config, view: Callable[[Data], Data]) -> tuple[dict[str, Dat
     return loaders, table
 
 
-def train(
-    config: Config, model: nn.Module, loaders: dict[str, DataLoader], checkpoint: Path
-) -> tuple[nn.Module, float]:
-    """One run: the model as it was in its best epoch, and the seconds an epoch took, with its validation; 0 if no epoch
-    was left to run.
-    """
+def train(config: Config, model: nn.Module, loaders: dict[str, DataLoader], checkpoint: Path) -> nn.Module:
+    """One run: the model as it was in its best epoch."""
     optimizer = torch.optim.Adagrad(model.parameters(), config.lr, weight_decay=config.weight_decay)
     model = Smoothed(model, config.average)
     optimizer.register_step_post_hook(model.step)
-    times = [time.perf_counter()]
 
     def evaluate(net):
         return {"val": pearson_corrcoef(*predict(net, loaders["val"]))}
 
-    def progress(_):
-        times.append(time.perf_counter())
-
     fit(
         model, loaders["train"], loss, evaluate, optimizer, config.epochs, patience=config.patience,
-        checkpoint=checkpoint, progress=progress,
+        checkpoint=checkpoint,
     )  # fmt: skip
-    return model, (times[-1] - times[0]) / max(len(times) - 1, 1)
+    return model
 
 
 def experiment(config: Config, kind: str) -> dict:
@@ -237,26 +228,23 @@ def experiment(config: Config, kind: str) -> dict:
 
     def run(seed: int) -> float:
         model = Relatedness(what.encoder(table.shape[1]), what.width, HIDDEN, table)
-        model, seconds = train(config, model, loaders, checkpoints / f"{seed}.pt")
+        model = train(config, model, loaders, checkpoints / f"{seed}.pt")
         scores, y = last[:] = predict(model, loaders["test"])
-        measured.append((spearman_corrcoef(scores, y) * 100, mean_squared_error(scores, y), seconds))
+        measured.append((spearman_corrcoef(scores, y) * 100, mean_squared_error(scores, y)))
         return float(pearson_corrcoef(scores, y)) * 100
 
     values, seconds = over_seeds(run, config, what.name)
     if config.picture:
         picture(config, what.name, loaders["test"].dataset, *last)
     shutil.rmtree(checkpoints)
-    rho, mse, epoch = ([float(value) for value in column] for column in zip(*measured))
-    epoch = fmean([seconds for seconds in epoch if seconds] or [0.0])
-    pairs = round(len(loaders["train"].dataset) / epoch) if epoch else None
+    rho, mse = ([float(value) for value in column] for column in zip(*measured))
     pearson, *others = what.published
     row = report(
         "sick", "sick", what.name, "Pearson's r x 100", values, seconds, pearson,
-        spearman_x_100=beside(rho, others[0]), mse=beside(mse, others[1]),
-        epoch_seconds=round(epoch, 1), pairs_a_second=pairs, recipe=recipe,
+        spearman_x_100=beside(rho, others[0]), mse=beside(mse, others[1]), recipe=recipe,
     )  # fmt: skip
     rho, mse = (f"{of['mean']:.4f} +- {of['std']:.4f}" for of in (row["spearman_x_100"], row["mse"]))
-    print(f"    Spearman's rho x 100 {rho}; mean squared error {mse}; {pairs} pairs a second")
+    print(f"    Spearman's rho x 100 {rho}; mean squared error {mse}")
     return row
 
 

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import resource
 import shutil
-import statistics
-import time
 import zlib
 from dataclasses import dataclass, replace
 from functools import cache
@@ -232,21 +230,6 @@ class Net(nn.Module):
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """Batches, and the seconds of each time they were gone through, work on them included."""
-
-    def __init__(self, batches: DataLoader):
-        self.batches, self.seconds = batches, []
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self):
-        began = time.perf_counter()
-        yield from self.batches
-        self.seconds.append(time.perf_counter() - began)
-
-
 def accuracy(model: Net, batches: list[Data]) -> tuple[float, float]:
     """Percent of the sentences, and of all labelled phrases."""
     with torch.no_grad():
@@ -266,11 +249,11 @@ def optimiser(config: Config, model: Net) -> torch.optim.Optimizer:
 def train(
     config: Config, kind: str, parts: dict[str, list[Data]], known: Vocabulary, checkpoint: Path
 ) -> tuple[dict, Net]:
-    """One run; accuracy on the test sentences at the best validation epoch, and what it cost."""
+    """One run; accuracy on the test sentences at the best validation epoch."""
     model = Net(kind, embedding(config, known), config.hidden, classes(config), config.dropout)
     data = {part: [model.phrases.prepare(tree, known) for tree in trees] for part, trees in parts.items()}
     plans = {"schedule": model.phrases.schedule}
-    batches = Clock(DataLoader(data["train"], config.batch_size, shuffle=True, **plans))
+    batches = DataLoader(data["train"], config.batch_size, shuffle=True, **plans)
     val, test = (list(DataLoader(data[part], 200, **plans)) for part in ("val", "test"))
 
     def loss(net, batch):
@@ -284,7 +267,7 @@ def train(
         patience=config.patience, checkpoint=checkpoint,
     )  # fmt: skip
     sentences, phrases = accuracy(model, test)
-    return done.best | {"test": sentences, "test_phrases": phrases, "seconds": batches.seconds}, model
+    return done.best | {"test": sentences, "test_phrases": phrases}, model
 
 
 def classes(config: Config) -> int:
@@ -309,19 +292,9 @@ def experiment(config: Config, kind: str) -> dict:
         picture(config, runs[-1][1], parts["test"], known)
     published = PUBLISHED.get((kind, config.task))
     name = "bilstm (torch.nn)" if kind == "torch" else kind
-    more = costs([result.pop("seconds") for result, _ in runs], len(parts["train"]))
-    more |= {"runs": [result for result, _ in runs], "recipe": recipe}
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # of the process so far
+    more = {"peak_mb": peak, "runs": [result for result, _ in runs], "recipe": recipe}
     return report("sst", f"sst {config.task}", name, "accuracy %", values, seconds, published, **more)
-
-
-def costs(seconds: list[list[float]], trees: int) -> dict:
-    """The median epoch, and the most memory the process had so far."""
-    every = [second for run in seconds for second in run]
-    found = {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
-    if every:  # none if all runs were finished before
-        epoch = statistics.median(every)
-        found |= {"epoch_seconds": round(epoch, 2), "trees_per_second": round(trees / epoch)}
-    return found
 
 
 # Picture --------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import mpnn.train
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 FIELDS = {"experiment", "dataset", "model", "metric", "mean", "std", "seeds", "published", "seconds"}
+COSTS = {"epoch_seconds", "examples_a_second"}  # of what is trained by mpnn.train.fit
 
 
 def run(name: str, tmp_path: Path, monkeypatch, *arguments: str) -> list[dict]:
@@ -60,13 +61,13 @@ def test_charlm_learns_more_than_how_frequent_characters_are_and_writes(mpnn_dat
 def test_sst_gives_a_row_a_model_and_what_an_epoch_costs(mpnn_data, tmp_path, monkeypatch):
     rows = run("sst", tmp_path, monkeypatch, "--smoke", "--task", "fine")
     assert [row["model"] for row in rows] == ["bag", "recnn", "bilstm", "bilstm (torch.nn)", "tree-lstm"]
-    assert all(row.keys() >= FIELDS | {"epoch_seconds", "trees_per_second", "peak_mb", "runs"} for row in rows)
+    assert all(row.keys() >= FIELDS | COSTS | {"peak_mb", "runs"} for row in rows)
     assert all(row["runs"][0]["test_phrases"] > 50 for row in rows)  # percent; neutral ones are 69
 
 
 def test_tagging_learns_and_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
     (whole,) = run("tagging", tmp_path, monkeypatch, "--smoke")
-    assert whole.keys() >= FIELDS and whole["mean"] > 40  # percent; one chunk a word would have 30
+    assert whole.keys() >= FIELDS | COSTS and whole["mean"] > 40  # percent; one chunk a word would have 30
     save = mpnn.train._save
 
     def killed(*arguments):
@@ -125,8 +126,8 @@ def test_sick_gives_a_row_a_model_with_three_metrics(mpnn_data, tmp_path, monkey
     names = ["mean of the words", "LSTM", "bidirectional LSTM", "constituency Tree-LSTM", "dependency Tree-LSTM"]
     assert [row["model"] for row in rows] == names
     for row in rows:
-        assert row.keys() >= FIELDS and row["mean"] > 20 and row["mse"]["mean"] < 1
-        assert row["spearman_x_100"]["mean"] > 20 and row["pairs_a_second"] > 0
+        assert row.keys() >= FIELDS | COSTS and row["mean"] > 20 and row["mse"]["mean"] < 1
+        assert row["spearman_x_100"]["mean"] > 20
     assert not list(tmp_path.rglob("*.pt"))
 
 

@@ -109,7 +109,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(script, tmp_path):
         model = model_of(script, "dependency").float()
         torch.manual_seed(seed)
         parts = {"train": loader(lambda pair: pair, 1, shuffle=True), "val": loader(lambda pair: pair, 3)}
-        return script.train(script.Config(epochs=epochs), model, parts, tmp_path / checkpoint)[0]
+        return script.train(script.Config(epochs=epochs), model, parts, tmp_path / checkpoint)
 
     whole = run("whole.pt", 4, seed=1)
     run("cut.pt", 2, seed=1)
