@@ -59,9 +59,14 @@ class Edges:
         ends = self.rowptr[torch.tensor(bounds)].tolist()
         self.counts = [b - a for a, b in zip(ends, ends[1:])]
         degree = self.rowptr.diff()
-        for a, b in zip(bounds, bounds[1:]):
-            low, high = degree[a:b].aminmax() if b > a else (torch.zeros(()),) * 2
-            self.degrees.append(int(low) if int(low) == int(high) else None)
+        change = torch.cat([degree.new_zeros(1), (degree.diff() != 0).long().cumsum(0)])  # grows where degrees change
+        if not len(degree):
+            self.degrees = [0] * len(self.counts)
+            return self
+        first = torch.tensor(bounds[:-1]).clamp(max=len(degree) - 1)
+        last = (torch.tensor(bounds[1:]) - 1).clamp(min=0)
+        table = torch.stack([degree[first], change[last] - change[first]]).tolist()
+        self.degrees = [0 if a == b else d if not more else None for a, b, d, more in zip(bounds, bounds[1:], *table)]
         return self
 
     def place(self, values: Tensor) -> Tensor:

@@ -245,6 +245,8 @@ def _longest_path(src: Tensor, dst: Tensor, num_nodes: int, later: Tensor | None
     """Levels such that ``level[dst] >= level[src] + later``, each as small as can be;
     ``later`` is 1 for all if None.
     """
+    if later is None and (level := _steps(src, dst, num_nodes)) is not None:
+        return level
     device = src.device
     order = torch.argsort(src, stable=True).cpu()
     head = dst.cpu()[order].numpy()
@@ -265,6 +267,23 @@ def _longest_path(src: Tensor, dst: Tensor, num_nodes: int, later: Tensor | None
     if fired < num_nodes:
         raise _cycle(waiting, src.cpu().numpy(), dst.cpu().numpy(), graph)
     return torch.from_numpy(level).to(device)
+
+
+def _steps(src: Tensor, dst: Tensor, num_nodes: int) -> Tensor | None:
+    """Levels where no node has two edges into it, as on chains: how many steps there are from where they begin; None
+    elsewhere, and where there is a cycle. Each round looks twice as far.
+    """
+    if not 0 < src.numel() < num_nodes or int(torch.bincount(dst).max()) > 1:
+        return None
+    before = torch.arange(num_nodes, device=src.device).scatter(0, dst, src)
+    level = torch.zeros_like(before).index_fill(0, dst, 1)
+    for _ in range(num_nodes.bit_length() + 1):
+        further = before[before]
+        if torch.equal(further, before):
+            begins = level[before] == 0  # of a cycle of one or two nodes these are not
+            return level if bool(begins.all()) else None
+        level, before = level + level[before], further
+    return None
 
 
 def _sweep(frontier, head, step, out, waiting, level):

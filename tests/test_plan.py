@@ -385,3 +385,13 @@ def test_values_of_a_schedule_may_be_made_in_inference_mode():
         first = layer(torch.ones(4, 2), chain, schedule=by(level))
         level.copy_(torch.zeros(4))
         assert not torch.equal(layer(torch.ones(4, 2), chain, schedule=by(level)), first)  # nothing stale was kept
+
+
+@settings(max_examples=40)
+@given(dags())
+def test_a_level_knows_how_many_edges_end_in_it_and_the_degree_that_all_of_its_nodes_share(graph):
+    plan = mpnn.plan(graph, "topological")
+    degree = torch.bincount(graph.edge_index[1], minlength=graph.num_nodes)
+    into = [degree[plan.level == level].tolist() for level in range(plan.num_levels)]
+    assert plan.edges[""].counts == [sum(some) for some in into]
+    assert plan.edges[""].degrees == [(some or [0])[0] if len(set(some)) < 2 else None for some in into]

@@ -80,6 +80,23 @@ def test_wide_and_narrow_frontiers_in_one_graph_get_the_same_levels_as_by_hand()
     assert level[name].tolist() == expected
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 40])
+def test_where_no_node_has_two_sources_levels_are_those_of_the_walk_and_cycles_of_any_length_are_found(size):
+    """The steps are counted there by looking twice as far each round; the walk is what other graphs take."""
+    generator = torch.Generator().manual_seed(size)
+    above = [int(torch.randint(max(k, 1), (), generator=generator)) for k in range(size)]
+    for parents in ([k - 1 for k in range(size)], above):  # a chain, and a tree that grows from its root
+        name = torch.randperm(size + 1, generator=generator)  # and one node beside it
+        edges = name[torch.tensor([(parents[k], k) for k in range(1, size)], dtype=torch.long).view(-1, 2).t()]
+        level = topological(edges, num_nodes=size + 1)
+        with mock.patch.object(mpnn.schedule, "_steps", lambda *_: None):
+            assert torch.equal(level, topological(edges, num_nodes=size + 1))
+    ring = name[torch.stack([torch.arange(size), (torch.arange(size) + 1) % size])]
+    with pytest.raises(CycleError) as caught:
+        topological(ring, num_nodes=size + 1)
+    assert len(caught.value.cycle) == size + 1
+
+
 def test_a_chain_of_100_000_nodes_is_walked_without_recursion_and_quickly():
     n = 100_000
     name = torch.randperm(n, generator=torch.Generator().manual_seed(0))
