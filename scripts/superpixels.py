@@ -568,14 +568,15 @@ def levels(config: Config, kind: str) -> float | None:
     return None if order is None else round(fmean(int(order(graph).max()) + 1 for graph in graphs), 1)
 
 
-def compared(rows: list[dict]) -> None:
+def compared(rows: list[dict]) -> dict[str, list[float]]:
     """How much more the Graph LSTM reaches than each other model, seed by seed."""
     by_name = {row["model"]: row["by_seed"] for row in rows}
-    ours = by_name.pop(MODELS["graph-lstm"].name, None)
+    ours, found = by_name.pop(MODELS["graph-lstm"].name, None), {}
     for name, theirs in by_name.items() if ours else ():
-        more = [a - b for a, b in zip(ours, theirs)]
+        more = found[name] = [round(a - b, 3) for a, b in zip(ours, theirs)]
         spread = stdev(more) if len(more) > 1 else 0.0
         print(f"Graph LSTM - {name}: {fmean(more):+.2f} +- {spread:.2f} ({', '.join(f'{d:+.2f}' for d in more)})")
+    return found
 
 
 def picture(config: Config, kind: str, count: int = 3) -> Path:
@@ -613,7 +614,8 @@ def main(config: Config) -> list[dict]:
         config = replace(config, **small, size=(60, 80), batch_size=6, picture=False)
     kinds = list(MODELS) if config.model == "all" else [config.model]
     rows = [experiment(config, kind) for kind in kinds]
-    compared(rows)
+    more = compared(rows)
+    rows = [row | {"more_than": more} if row["model"] == MODELS["graph-lstm"].name else row for row in rows]
     if config.picture:
         for kind in kinds:
             if MODELS[kind].order is not None and kind != "no-edges":

@@ -88,6 +88,9 @@ def test_every_model_gives_a_row_with_three_metrics(scenes, tmp_path, monkeypatc
         assert row["dataset"] == scenes.name and row["metric"] == "mean IoU %" and row["published"] is None
         assert 0 < row["mean"] <= 100 and 0 < row["class average"][0] <= 100 and 0 < row["pixel accuracy"][0] <= 100
     assert rows["GCN"]["levels"] == 1 < rows["Graph LSTM"]["levels"] < rows["Graph LSTM, depth first"]["levels"]
+    more = rows["Graph LSTM"]["more_than"]
+    assert list(more) == [name for name in rows if name != "Graph LSTM"]
+    assert more["GCN"] == [pytest.approx(rows["Graph LSTM"]["by_seed"][0] - rows["GCN"]["by_seed"][0], abs=1e-3)]
     assert "Graph LSTM - Graph LSTM, depth first:" in capsys.readouterr().out
 
 
