@@ -59,14 +59,13 @@ class Edges:
         ends = self.rowptr[torch.tensor(bounds)].tolist()
         self.counts = [b - a for a, b in zip(ends, ends[1:])]
         degree = self.rowptr.diff()
-        change = torch.cat([degree.new_zeros(1), (degree.diff() != 0).long().cumsum(0)])  # grows where degrees change
         if not len(degree):
-            self.degrees = [0] * len(self.counts)
+            self.degrees = [0]
             return self
-        first = torch.tensor(bounds[:-1]).clamp(max=len(degree) - 1)
-        last = (torch.tensor(bounds[1:]) - 1).clamp(min=0)
+        change = torch.cat([degree.new_zeros(1), (degree.diff() != 0).long().cumsum(0)])  # grows where degrees change
+        first, last = torch.tensor(bounds[:-1]), torch.tensor(bounds[1:]) - 1
         table = torch.stack([degree[first], change[last] - change[first]]).tolist()
-        self.degrees = [0 if a == b else d if not more else None for a, b, d, more in zip(bounds, bounds[1:], *table)]
+        self.degrees = [degree if not changes else None for degree, changes in zip(*table)]
         return self
 
     def place(self, values: Tensor) -> Tensor:
