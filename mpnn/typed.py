@@ -15,13 +15,14 @@ from torch import Tensor
 from mpnn import schedule as schedules
 from mpnn.engine import Call, run
 from mpnn.engine.call import tuple_of
+from mpnn.graph import EdgeType
 from mpnn.hooks import MISSING, Argument, Hook, Hooks, _edge_role, _read, _update_role
 from mpnn.kernels import permute
 from mpnn.message_passing import _ONE_LEVEL, MessagePassing
 from mpnn.plan import Plan, cached_plan, inverse, plan
 from mpnn.schedule import Schedule
 
-__all__ = ["HeteroMessagePassing"]
+__all__ = ["HeteroMessagePassing", "by_type"]
 
 TURN, LEVEL = "0 turn", "0 level"  # fields of the pass itself, by names that no hook can ask for
 
@@ -129,11 +130,7 @@ class HeteroMessagePassing(MessagePassing):
 
     def _plan_of(self, edge_index: Any, schedule: Any, num_nodes: Mapping[str, int] | None, fields: dict) -> Plan:
         if isinstance(edge_index, Plan):
-            if edge_index.types is None:
-                raise ValueError(
-                    f"{self._name}: the plan is of a graph whose nodes have no types; plan a HeteroData, or "
-                    "{(source type, relation, target type): (2, E)} with num_nodes={node type: number}."
-                )
+            _check_types(edge_index, self._name)
             return self._plan(edge_index, schedule, edge_index.num_nodes)
         rule = schedules.get(self.schedule if schedule is None else schedule)
         if not self.state:  # nothing is written that a later level could read
@@ -358,6 +355,35 @@ def _ends(key: str, turned: bool) -> tuple[str, str]:
     """The types that messages of an edge type come from and go to."""
     src, _, dst = key.split("__")
     return (dst, src) if turned else (src, dst)
+
+
+def by_type(edge_index: Mapping[EdgeType, Tensor] | Plan, owner: str) -> Mapping[EdgeType, Tensor]:
+    """The edges of each type, of a dict of them or of the plan of a graph whose nodes have types.
+
+    Example:
+        >>> cites = {("paper", "cites", "paper"): torch.tensor([[0, 1], [1, 2]])}
+        >>> found = by_type(plan(cites, "topological", {"author": 4, "paper": 3}), "a layer")
+        >>> found["paper", "cites", "paper"].tolist()
+        [[0, 1], [1, 2]]
+    """
+    if not isinstance(edge_index, Plan):
+        return edge_index
+    _check_types(edge_index, owner)
+    return edge_index.remember("by type", lambda: _given(edge_index))
+
+
+def _given(graph: Plan) -> dict[EdgeType, Tensor]:
+    """The edges as the user gave them, not turned."""
+    found = {tuple(key.split("__")): _local(graph, key) for key in graph.edges}
+    return {kind: index.flip(0) for kind, index in found.items()} if graph.schedule.turned else found
+
+
+def _check_types(graph: Plan, owner: str) -> None:
+    if graph.types is None:
+        raise ValueError(
+            f"{owner}: the plan is of a graph whose nodes have no types; plan a HeteroData, or "
+            "{(source type, relation, target type): (2, E)} with num_nodes={node type: number}."
+        )
 
 
 # Types side by side ---------------------------------------------------------------------------------------------------

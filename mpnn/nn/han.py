@@ -14,6 +14,7 @@ from torch_geometric.nn.parameter_dict import ParameterDict
 from mpnn.features import Linear
 from mpnn.nn.gat import _Attention
 from mpnn.nn.readout import GraphReadout
+from mpnn.typed import by_type
 
 __all__ = ["HAN", "SemanticAttention"]
 
@@ -100,7 +101,7 @@ class HAN(_Attention):
         activation: σ.
 
     Shape:
-        x ``{node type: (N, in_features)}``, dense or sparse CSR; edge_index ``{meta-path: (2, E)}``; batch
+        x ``{node type: (N, in_features)}``, dense or sparse CSR; edge_index ``{meta-path: (2, E)}`` or a plan; batch
         ``{node type: (N,)}``, the graph of each node, None if there is only one
         -> ``{node type: (N, K * out_features)}`` for the types that meta-paths end in. Types and meta-paths that are
         left out are without nodes and edges; others than those of ``metapaths`` are not looked at.
@@ -182,6 +183,7 @@ class HAN(_Attention):
 
     def along(self, x: Mapping[str, Tensor], edge_index: Mapping[EdgeType, Any]) -> dict[str, dict[EdgeType, Tensor]]:
         """The values z along each meta-path, ``{node type: {meta-path: (N, K * out_features)}}``."""
+        edge_index = by_type(edge_index, type(self).__name__)
         h = {kind: self.linear[kind](values) for kind, values in x.items() if kind in self.linear}
         z: dict[str, dict[EdgeType, Tensor]] = {}
         for path in self.metapaths:

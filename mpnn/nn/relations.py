@@ -15,6 +15,7 @@ from mpnn.features import check_dense
 from mpnn.graph import check_edges
 from mpnn.plan import cached_plan
 from mpnn.schedule import Schedule, synchronous
+from mpnn.typed import by_type
 
 __all__ = ["RelationWise"]
 
@@ -91,6 +92,7 @@ class RelationWise(nn.Module):
         edge_attr: Mapping[EdgeType, Tensor] | None = None,
         **fields: Mapping[EdgeType, Any],
     ) -> dict[str, Tensor]:
+        edge_index = by_type(edge_index, "RelationWise")
         fields |= {"edge_weight": edge_weight or {}, "edge_attr": edge_attr or {}}
         found: dict[str, list[Tensor]] = {}
         for kind in self.kinds:

@@ -195,6 +195,17 @@ def test_an_edge_that_leaves_the_graph_is_named():
         HAN({"paper": 3, "term": 2}, 2, [TAP]).double()(data.x_dict, data.edge_index_dict)
 
 
+def test_a_plan_of_all_types_does_for_the_edges_of_each():
+    data, layer = typed(), randomised(HAN({"paper": 3, "term": 2}, 2, [PAP, TAP, PTA], 3, 4))
+    expected = layer(data.x_dict, data.edge_index_dict)
+    for schedule in ("synchronous", mpnn.schedule.coloured.reverse):
+        laid_out = mpnn.plan(data, schedule)
+        for kind, values in layer(data.x_dict, laid_out).items():
+            assert_close(values, expected[kind], kind)
+    with pytest.raises(ValueError, match="HAN: the plan is of a graph whose nodes have no types"):
+        layer(data.x_dict, mpnn.plan(data[PAP].edge_index, num_nodes=5))
+
+
 def test_a_batch_of_heterodata_of_torch_geometric_will_do():
     data = [typed(seed=1), typed(seed=2)]
     batch = Batch.from_data_list(data)

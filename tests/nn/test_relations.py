@@ -133,9 +133,11 @@ def test_what_cannot_be_combined_is_refused():
         RelationWise({TAP: GCN(3, 2)}).double()(data.x_dict, data.edge_index_dict)
 
 
-def test_it_goes_through_apply():
+def test_it_goes_through_apply_also_where_the_loader_has_planned_all_types():
     data = same_width()
     layer = randomised(RelationWise({PAP: GCN(3, 2), TAP: GCN(3, 2)}))
     out = mpnn.apply(layer, data)
     assert_close(out["paper"].x, layer(data.x_dict, data.edge_index_dict)["paper"], "")
+    planned = mpnn.apply(layer, collate([data, data], "coloured"))
+    assert_close(planned["paper"].x, torch.cat([out["paper"].x] * 2), "planned")
     assert out["term"].x is data["term"].x
