@@ -55,7 +55,7 @@ class GraphLSTM(MessagePassing):
         U(-1/sqrt(H), 1/sqrt(H)).
 
     Raises:
-        ValueError: x is sparse or has another width.
+        ValueError: x is sparse or has another width; h or m is not ``(N, H)``.
 
     Example:
         >>> import mpnn
@@ -100,6 +100,7 @@ class GraphLSTM(MessagePassing):
     ) -> tuple[Tensor, Tensor]:
         check_dense(type(self).__name__, x)
         check_features(type(self).__name__, x, self.in_features)
+        _check_states(type(self).__name__, (len(x), self.hidden_features), h=h, m=m)
         zeros = x.new_zeros(1, self.hidden_features).expand(len(x), -1)
         h, m = zeros if h is None else h, zeros if m is None else m
         gates = F.linear(x, self.weight_ih, self.bias)
@@ -139,6 +140,15 @@ class GraphLSTM(MessagePassing):
 def add_product(gates: Tensor, h: Tensor, weight: Tensor) -> Tensor:
     """``gates + h weight``, in one step."""
     return torch.addmm(gates, h, weight)
+
+
+def _check_states(owner: str, shape: tuple[int, int], **states: Tensor | None) -> None:
+    for name, value in states.items():
+        if value is not None and value.shape != shape:
+            raise ValueError(
+                f"{owner}: {name} has shape {tuple(value.shape)}; expected {shape}: nodes, hidden features. It is the "
+                "state of each node from before the pass; leave it out to start from 0."
+            )
 
 
 class ResidualGraphLSTM(nn.Module):

@@ -130,7 +130,7 @@ class GridLSTM(Recursive):
             initial = {name: value.masked_fill(met, 0.0) for name, value in initial.items()}
         z = rowwise(times(torch.cat(W), torch.cat(b)), x) if self.in_features else None
         along, U = along.to(x.dtype).unsqueeze(-1), [weight.t() for weight in U]
-        return self.propagate(edge_index, schedule=schedule, z=z, U=U, b=b, along=along, **initial)
+        return self.propagate(edge_index, schedule=schedule, z=z, U=U, b=b, dimension=along, **initial)
 
     def _of(self, dims: tuple[int, ...], weight: Tensor) -> Tensor:
         """The rows of some dimensions."""
@@ -138,8 +138,8 @@ class GridLSTM(Recursive):
         blocks = blocks.expand(-1, self.num_dimensions, *blocks.shape[2:])
         return (blocks if len(dims) == self.num_dimensions else blocks[:, dims]).flatten(0, 2)
 
-    def message(self, h_j, m_j, along):
-        return along * h_j, along * m_j  # an edge carries one dimension, and so the sum puts them side by side
+    def message(self, h_j, m_j, dimension):
+        return dimension * h_j, dimension * m_j  # an edge carries one, and so the sum puts them side by side
 
     def update(self, z, U, b, message, h0=None, m0=None):
         h, m = map(arrived, message, (h0, m0))  # (N, n, H)

@@ -177,8 +177,16 @@ class LatticeLSTM(Recursive):
         """The plan of the characters' graph."""
         self._check_rows(x, words)
         if isinstance(edge_index, Plan):
+            self._check_words(words, edge_index)
             return self._plan(edge_index, schedule, len(x))
         return self._plan(edge_index, schedule, (len(x), len(words)), _plan_joined)
+
+    def _check_words(self, words: Tensor, graph: Plan) -> None:
+        if len(words) != (count := len(graph.edges["word"])):
+            raise ValueError(
+                f"LatticeLSTM: words has {len(words)} rows, but the plan has {count} words; expected one row for each. "
+                "Pass the words of the lattice that was planned, or plan this one."
+            )
 
     def _check_types(self, edge_index: Any) -> None:
         given = tuple(edge_index) if isinstance(edge_index, Mapping) else ("",)

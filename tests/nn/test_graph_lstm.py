@@ -125,5 +125,10 @@ def test_the_layer_says_what_it_is_and_refuses_other_widths():
     assert repr(GraphLSTM(3, 4, False)) == "GraphLSTM(3, 4, adaptive=False)"
     with pytest.raises(ValueError, match="GraphLSTM: x has 2 features a node"):
         GraphLSTM(3, 4)(torch.ones(2, 2), torch.zeros(2, 0, dtype=torch.long))
+    none = torch.zeros(2, 0, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"GraphLSTM: h has shape \(1, 4\); expected \(2, 4\)"):
+        GraphLSTM(3, 4)(torch.ones(2, 3), none, torch.ones(1, 4))
+    with pytest.raises(ValueError, match=r"GraphLSTM: m has shape \(2, 3\); expected \(2, 4\)"):
+        GraphLSTM(3, 4)(torch.ones(2, 3), none, None, torch.ones(2, 3))
     with pytest.raises(ValueError, match="ResidualGraphLSTM: x has 2 features a node"):
         ResidualGraphLSTM(3)(torch.ones(2, 2), torch.zeros(2, 0, dtype=torch.long))

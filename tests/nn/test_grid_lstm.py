@@ -210,6 +210,8 @@ def test_errors_name_what_is_wrong_and_the_way_out():
     with pytest.raises(ValueError, match=r"edge 2 has dimension=2; expected .*\[0, 2\). 1 of 7 .*more num_dimensions"):
         layer(x, data.edge_index, data.dimension.index_fill(0, torch.tensor([2]), 2))
     h0 = torch.ones(6, 4)
+    with pytest.raises(ValueError, match="'dimension' has 3 rows, but there are 7 edges"):
+        layer(x, data.edge_index, data.dimension[:3])
     with pytest.raises(ValueError, match=r"start\[1\] has m of shape \(6, 5\); expected \(6, 4\)"):
         layer(x, data.edge_index, data.dimension, {0: (h0, h0), 1: (h0, torch.ones(6, 5))})
     with pytest.raises(ValueError, match="start has the dimension 2; expected some of 0 to 1"):

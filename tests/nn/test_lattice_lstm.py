@@ -194,6 +194,8 @@ def test_wrong_widths_and_options_are_refused():
         LatticeLSTM(3, 4, forget="none")
     with pytest.raises(ValueError, match=r"'begins'.*was given the edge types \('next', 'ends'\)"):
         layer(x, torch.ones(2, 5), {kind: edges[kind] for kind in ("next", "ends")})
+    with pytest.raises(ValueError, match="words has 3 rows, but the plan has 2 words"):
+        layer(x, torch.ones(3, 5), mpnn.plan(joined(edges, 4, 2), "topological", 4))
 
 
 def test_weights_of_words_and_of_the_character_add_up_to_less_than_one_and_more_than_none():
