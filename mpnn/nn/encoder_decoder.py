@@ -254,15 +254,11 @@ class EncoderDecoder(nn.Module):
         self, graph: HeteroData, memory: Tensor, state: tuple[Tensor, ...], x: Tensor, batch: Tensor | None
     ) -> Tensor:
         """What f sees at every target node, where a step needs the state before it."""
-        of_source, of_target = (part.new_zeros(len(part), dtype=torch.long) for part in (memory, x))
-        if batch is not None:
-            of_source, of_target = graph["source"].batch, batch
-        keys, seen, edge_index = self.attention.keys(memory), [], None
+        of_target = x.new_zeros(len(x), dtype=torch.long) if batch is None else batch
         order = _steps(graph[NEXT["target"]].edge_index, of_target, _count(graph))
-        for nodes in order:
+        keys, seen = self.attention.keys(memory), []
+        for nodes, edge_index in zip(order, _by_step(graph[ATTEND].edge_index, order)):
             now = of_target[nodes]
-            if edge_index is None or len(now) < len(seen[-1]):  # else the same graphs go on
-                edge_index = across(of_source, now)
             rows = tuple(value.index_select(0, now) for value in state)
             row, new = self._step(x[nodes], rows, memory, keys, edge_index)
             state = tuple(value.index_copy(0, now, rows) for value, rows in zip(state, new))
@@ -310,6 +306,19 @@ def _steps(edge_index: Any, graph_of: Tensor, num_graphs: int) -> list[Tensor]:
             f"{int(level[a])}; expected a chain, for attention by the state before has one step after the other."
         )
     return list(order.split(torch.bincount(level).tolist()))
+
+
+def _by_step(edge_index: Tensor, order: list[Tensor]) -> list[Tensor]:
+    """The edges into the target nodes of each step, with these numbered as they stand in it."""
+    src, dst = edge_index
+    node = torch.cat(order)
+    size = torch.tensor([len(nodes) for nodes in order], device=node.device)
+    step = torch.empty_like(node).index_copy(
+        0, node, torch.arange(len(order), device=node.device).repeat_interleave(size)
+    )
+    place = torch.argsort(node)[dst] - (size.cumsum(0) - size)[step[dst]]
+    edges = torch.stack([src, place])[:, torch.argsort(step[dst], stable=True)]
+    return list(edges.split(torch.bincount(step[dst], minlength=len(order)).tolist(), dim=1))
 
 
 def _count(graph: HeteroData) -> int:

@@ -249,6 +249,22 @@ def test_what_is_written_with_attention_by_the_state_before_is_what_training_sco
     assert [h.tokens for h in best[0][:5]] == [h.tokens for h in every[0][:5]]
 
 
+def test_attention_by_the_state_before_sees_the_sources_that_have_an_edge():
+    model, graph = bahdanau(GRU), sequence_pair([2, 3, 4], [5], BEGIN, END)
+    whole = model(graph)
+    for sees in ([[0, 1, 2], [0, 0, 0]], [[2, 0, 1, 0], [1, 1, 0, 0]]):
+        graph["source", "attend", "target"].edge_index = torch.tensor(sees)
+        memory, (s,) = model.encode(graph)
+        for t, y in enumerate([BEGIN, 5]):
+            seen = [j for j, i in zip(*sees, strict=True) if i == t]
+            c = aligned(model.attention, memory[seen], s[0, 0]) if seen else torch.zeros(2 * H)
+            x = torch.cat([model.target.weight[y], c])[None]
+            s = model.decoder(x, torch.empty(2, 0, dtype=torch.long), s.transpose(0, 1))[:, None]
+            expected = model.f(torch.cat([s[0, 0], c, model.target.weight[y]]))
+            assert_close(model(graph)[t].detach(), expected.detach(), f"{sees} at {t}")
+        assert not torch.allclose(model(graph), whole)
+
+
 def test_attention_by_the_state_before_wants_a_chain_of_targets():
     graph = sequence_pair([2, 3], [4, 5], BEGIN, END)
     graph["target", "next", "target"].edge_index = torch.tensor([[0, 0], [1, 2]])
