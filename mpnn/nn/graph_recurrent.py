@@ -40,9 +40,9 @@ class GraphRecurrent(MessagePassing):
         \text{LSTM:}\quad i, f, o = \sigma(X_t * W + H_{t-1} * U), \quad g = \tanh(X_t * W + H_{t-1} * U), \quad
         C_t = f \odot C_{t-1} + i \odot g, \quad H_t = o \odot \tanh(C_t)
 
-    where * is a graph layer over the edges in space at time t, with weights of its own for each gate. The layer on X
-    runs once for all times and gates, the layer on :math:`H_{t-1}` once a time, for all gates. A node's
-    :math:`H_{t-1}, C_{t-1}` are the sums over the edges in time into it, 0 without any.
+    where * is a graph layer over the edges in space at time t, with weights of its own for each gate. One layer on
+    :math:`X_t` and one on :math:`H_{t-1}` run once a time, for all gates together. A node's :math:`H_{t-1}, C_{t-1}`
+    are the sums over the edges in time into it, 0 without any.
 
     How it runs: a level is a time. The engine hands each node what comes along its edges in time, and ``update`` calls
     the layer on these states, over the edges in space of the frontier. So any layer will do whose ``forward`` takes x,
@@ -157,9 +157,10 @@ class GraphRecurrent(MessagePassing):
         fields = {name: edges.place(values) for name, values in fields.items()}
         more = {name: time.place(value) if isinstance(value, Tensor) else value for name, value in more.items()}
         x = time.place(x)
-        wx = self._layer("input", x, space.remember("in level order", lambda: pairs(edges)), fields)
         graph = time.remember("in level order", lambda: in_level_order(time))
-        state = self.propagate(graph, wx=wx, steps=self._steps(space, fields), **more).split(self.widths, dim=1)
+        # wx is x on its way: step calls the layer on it, as the products of all times at once would take more memory
+        # and, on a CPU, more time (1.4 times that of a training step with GCN on 6,624 nodes by 12 times)
+        state = self.propagate(graph, wx=x, steps=self._steps(space, fields), **more).split(self.widths, dim=1)
         return tuple(time.unplace(field) for field in state[:only])
 
     def _apart(self, edge_index: Any, schedule: Any, num_nodes: int) -> tuple[Plan, Plan]:
@@ -203,15 +204,15 @@ class GraphRecurrent(MessagePassing):
         new = self.step(wx, steps, message)
         return torch.cat(new, dim=1) if len(new) > 1 else new[0]
 
-    def step(self, wx: Tensor, steps: Iterator, before: Tensor) -> tuple[Tensor, ...]:
-        """The new H, and C of an LSTM, of the nodes of a frontier."""
+    def step(self, x: Tensor, steps: Iterator, before: Tensor) -> tuple[Tensor, ...]:
+        """The new H, and C of an LSTM, of the nodes of a frontier, from their inputs and the states before."""
         frame, fields = next(steps)
 
-        def product(name: str, h: Tensor) -> Tensor:
-            return self._layer(name, h, frame.edge_index, fields)
+        def product(name: str, values: Tensor) -> Tensor:
+            return self._layer(name, values, frame.edge_index, fields)
 
         h, *c = before.split(self.widths, dim=1)[: CELLS[self.cell][1]]
-        wh = product("recurrent", h)
+        wx, wh = product("input", x), product("recurrent", h)
         if self.cell == "lstm":
             return _lstm(wx, wh, *c)
         return _gru(wx, wh, h, partial(product, "candidate") if self.reset == "before" else None)
@@ -266,12 +267,16 @@ def _check_levels(space: Plan, owner: str) -> None:
 def _gru(wx: Tensor, wh: Tensor, h: Tensor, candidate: Callable[[Tensor], Tensor] | None) -> tuple[Tensor]:
     """``candidate`` is the layer on r * h; None where wh has a block for it."""
     size = h.shape[1]
-    r, z = torch.sigmoid(wx[:, : 2 * size] + wh[:, : 2 * size]).chunk(2, dim=1)
-    n = torch.tanh(wx[:, 2 * size :] + (r * wh[:, 2 * size :] if candidate is None else candidate(r * h)))
+    x_gates, x_candidate = wx.split([2 * size, size], dim=1)
+    h_gates, *h_candidate = wh.split([2 * size, wh.shape[1] - 2 * size], dim=1)
+    r, z = torch.sigmoid(x_gates + h_gates).chunk(2, dim=1)
+    n = torch.tanh(x_candidate + (r * h_candidate[0] if candidate is None else candidate(r * h)))
     return (n + z * (h - n),)
 
 
 def _lstm(wx: Tensor, wh: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    i, f, g, o = (wx + wh).chunk(4, dim=1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    size = c.shape[1]
+    i_and_f, g, o = (wx + wh).split([2 * size, size, size], dim=1)
+    i, f = torch.sigmoid(i_and_f).chunk(2, dim=1)
+    c = f * c + i * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
