@@ -91,6 +91,7 @@ class Case:
         slope: whether contenders are the same work at several sizes, to see how it grows; ``axis`` names the size.
         memory: whether contenders are weighed.
         note: printed below the table.
+        patience: seconds that the set-up of a contender may take, where that is more than it may by default.
     """
 
     title: str
@@ -100,6 +101,7 @@ class Case:
     memory: bool = True
     axis: str = ""
     note: str = ""
+    patience: float = 0.0
 
 
 # Peers --------------------------------------------------------------------------------------------------------------
@@ -213,6 +215,7 @@ def set_up(case: Case, rows: list[Row], limit: float, bar: tqdm) -> dict[str, St
             if contender.needs > free_gb():
                 raise Absent(f"needs {contender.needs:g} GB of free memory, and {free_gb():.1f} GB are free")
             step = contender.make()
+            row.note = contender.note  # making it may have something to tell
             got = step()
             if contender.agrees:
                 first = first or (contender.name, list(got))
@@ -253,7 +256,7 @@ def compare(name: str, expected: Sequence[Tensor], other: str, got: Sequence[Ten
 def measure(case: Case, pace: Pace, bar: tqdm) -> list[Row]:
     """Times all contenders by turns, in a new order each round; one that has used up its share of time sits out."""
     rows = [Row(c.name, c.role, c.note, c.size) for c in case.contenders]
-    steps = set_up(case, rows, pace.limit, bar)
+    steps = set_up(case, rows, max(pace.limit, case.patience), bar)
     of = {row.name: row for row in rows}
     order, used, shuffle = list(steps), dict.fromkeys(steps, 0.0), random.Random(0)
     gc.collect()

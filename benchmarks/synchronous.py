@@ -1,11 +1,12 @@
-"""GCN, GraphSAGE and GAT where all nodes fire at once: a training step without optimizer, beside the peers.
+"""GCN, GraphSAGE, GIN, GAT and GATv2 where all nodes fire at once: a training step without optimizer, beside peers.
 
 One step is the forward pass and the backward pass from a fixed dense gradient; graphs are prepared beforehand by each
 contender in the way it likes best. Output and gradients of all parameters (and of x in the one-layer cases) must agree.
 
-- ``cora_*``, ``computers_*``: two layers, GCN and GraphSAGE-mean with 16 hidden features, GAT with 8 heads x 8.
+- ``cora_*``, ``computers_*``: two layers, GCN, GraphSAGE-mean and GIN (one product after the sum) with 16 hidden
+  features, GAT and GATv2 with 8 heads x 8.
 - ``powerlaw_*``: the same on a random power-law graph, 200,000 nodes, 5,000,000 directed edges, 128 features.
-- ``big_*``: one layer on that graph, 128 -> 128 (GAT: 4 heads x 32), where x needs a gradient.
+- ``big_*``: one layer on that graph, 128 -> 128 (attention: 4 heads x 32), where x needs a gradient.
 
 The reference is the least work of a step: its matrix products and, one after the other, its products with the adjacency
 matrix, run on their own by the fastest kernel that torch has for each width.
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from _harness import Absent, Case, Contender, Step, cached, chung_lu, main, peer
@@ -25,7 +27,8 @@ from torch import Tensor, nn
 
 import mpnn
 
-KINDS = ("gcn", "sage", "gat")
+KINDS = ("gcn", "sage", "gin", "gat", "gatv2")
+ATTENTION = ("gat", "gatv2")
 
 
 @dataclass
@@ -48,7 +51,9 @@ class Task:
             shapes = {
                 "gcn": [(heads * out, width), (out,)],
                 "sage": [(out, width), (out,), (out, width)],
+                "gin": [(out, width), (out,)],
                 "gat": [(heads * out, width), (heads, out), (heads, out), (heads * out,)],
+                "gatv2": [*[(heads * out, width), (heads * out,)] * 2, (heads, out), (heads * out,)],
             }[self.kind]
             self.weights.append([draw(shape) / math.sqrt(shape[-1]) for shape in shapes])
         self.grad = draw(self.num_nodes, self.widths[-1][1] * self.widths[-1][2])
@@ -60,7 +65,12 @@ class Task:
 
     def between(self, x: Tensor) -> Tensor:
         """The nonlinearity between two layers."""
-        return F.elu(x) if self.kind == "gat" else F.relu(x)
+        return F.elu(x) if self.kind in ATTENTION else F.relu(x)
+
+    @property
+    def edges(self) -> Tensor:
+        """The edges that a layer sums over: with a loop at every node, but for GraphSAGE and GIN."""
+        return self.edge_index if self.kind in ("sage", "gin") else self.looped
 
 
 # A step from layers -------------------------------------------------------------------------------------------------
@@ -97,19 +107,39 @@ def fill(weights: list[Tensor], values: list[Tensor]) -> list[Tensor]:
 # Contenders ---------------------------------------------------------------------------------------------------------
 
 
+def ours_gcn(width: int, out: int, heads: int) -> tuple[nn.Module, list[Tensor]]:
+    layer = mpnn.nn.GCN(width, out)
+    return layer, [layer.linear.weight, layer.bias]
+
+
+def ours_sage(width: int, out: int, heads: int) -> tuple[nn.Module, list[Tensor]]:
+    layer = mpnn.nn.GraphSAGE(width, out, "mean")
+    return layer, [layer.neighbour.weight, layer.neighbour.bias, layer.own.weight]
+
+
+def ours_gin(width: int, out: int, heads: int) -> tuple[nn.Module, list[Tensor]]:
+    layer = mpnn.nn.GIN(nn.Linear(width, out))
+    return layer, [layer.mlp.weight, layer.mlp.bias]
+
+
+def ours_gat(width: int, out: int, heads: int) -> tuple[nn.Module, list[Tensor]]:
+    layer = mpnn.nn.GAT(width, out, heads=heads)
+    return layer, [layer.linear.weight, layer.att_src, layer.att_dst, layer.bias]
+
+
+def ours_gatv2(width: int, out: int, heads: int) -> tuple[nn.Module, list[Tensor]]:
+    layer = mpnn.nn.GATv2(width, out, heads=heads)
+    ends = [layer.source.weight, layer.source.bias, layer.target.weight, layer.target.bias]
+    return layer, [*ends, layer.att, layer.bias]
+
+
+OURS = {"gcn": ours_gcn, "sage": ours_sage, "gin": ours_gin, "gat": ours_gat, "gatv2": ours_gatv2}
+
+
 def mpnn_step(task: Task, sparse: bool = False) -> Step:
-    names = {"gcn": "GCN", "sage": "GraphSAGE", "gat": "GAT"}
-    if not hasattr(mpnn.nn, names[task.kind]):
-        raise Absent(f"mpnn.nn has no {names[task.kind]} yet")
-    kind, layers, weights = getattr(mpnn.nn, names[task.kind]), [], []
+    layers, weights = [], []
     for (width, out, heads), values in zip(task.widths, task.weights, strict=True):
-        options = {"gcn": {}, "sage": {"aggr": "mean"}, "gat": {"heads": heads}}[task.kind]
-        layer = kind(width, out, **options)
-        parameters = {
-            "gcn": lambda la: [la.linear.weight, la.bias],
-            "sage": lambda la: [la.neighbour.weight, la.neighbour.bias, la.own.weight],
-            "gat": lambda la: [la.linear.weight, la.att_src, la.att_dst, la.bias],
-        }[task.kind](layer)
+        layer, parameters = OURS[task.kind](width, out, heads)
         weights.append(fill(parameters, values))
         layers.append(partial(call, layer, task.edge_index))
     step = training_step(task, layers, weights, task.sparse_x if sparse else task.x)
@@ -125,7 +155,7 @@ def pyg_step(task: Task, form: str) -> Step:
     """torch_geometric's layers on an edge_index, a torch CSR matrix or a torch_sparse SparseTensor."""
     conv = peer("torch_geometric").nn
     layers, weights = [], []
-    edges = task.looped if task.kind == "gat" else task.edge_index
+    edges = task.edge_index if task.kind == "gcn" else task.edges  # GCNConv adds loops by itself
     graph = {"edge_index": lambda e, n: e, "csr": pyg_csr, "sparse": pyg_sparse}[form](edges, task.num_nodes)
     for (width, out, heads), values in zip(task.widths, task.weights, strict=True):
         if task.kind == "gcn":
@@ -134,6 +164,13 @@ def pyg_step(task: Task, form: str) -> Step:
         elif task.kind == "sage":
             layer = conv.SAGEConv(width, out, aggr="mean")
             parameters = [layer.lin_l.weight, layer.lin_l.bias, layer.lin_r.weight]
+        elif task.kind == "gin":
+            layer = conv.GINConv(nn.Linear(width, out))
+            parameters = [layer.nn.weight, layer.nn.bias]
+        elif task.kind == "gatv2":
+            layer = conv.GATv2Conv(width, out, heads, add_self_loops=False)
+            ends = [layer.lin_l.weight, layer.lin_l.bias, layer.lin_r.weight, layer.lin_r.bias]
+            parameters = [*ends, layer.att, layer.bias]
         else:
             layer = conv.GATConv(width, out, heads, add_self_loops=False)
             parameters = [layer.lin.weight, layer.att_src, layer.att_dst, layer.bias]
@@ -156,8 +193,7 @@ def dgl_step(task: Task) -> Step:
     """DGL's layers. Its GCN takes the source's out-degree, so in-degrees are put on by hand around the bare layer."""
     dgl = peer("dgl")
     conv = peer("dgl.nn.pytorch")
-    edges = task.edge_index if task.kind == "sage" else task.looped
-    graph = dgl.graph((edges[0], edges[1]), num_nodes=task.num_nodes)
+    graph = dgl.graph(tuple(task.edges), num_nodes=task.num_nodes)
     graph.create_formats_()
     scale = graph.in_degrees().float().pow(-0.5)[:, None]
     layers, weights = [], []
@@ -170,6 +206,15 @@ def dgl_step(task: Task) -> Step:
             layer = conv.SAGEConv(width, out, "mean")
             weights.append(fill([layer.fc_neigh.weight, layer.fc_self.bias, layer.fc_self.weight], values))
             layers.append(partial(layer, graph))
+        elif task.kind == "gin":
+            layer = conv.GINConv(nn.Linear(width, out), "sum")
+            weights.append(fill([layer.apply_func.weight, layer.apply_func.bias], values))
+            layers.append(partial(layer, graph))
+        elif task.kind == "gatv2":
+            layer, bias = conv.GATv2Conv(width, out, heads), nn.Parameter(torch.empty(heads * out))
+            ends = [layer.fc_src.weight, layer.fc_src.bias, layer.fc_dst.weight, layer.fc_dst.bias]
+            weights.append(fill([*ends, layer.attn, bias], values))
+            layers.append(lambda x, layer=layer, bias=bias: layer(graph, x).flatten(1) + bias)
         else:
             layer = conv.GATConv(width, out, heads)
             weights.append(fill([layer.fc.weight, layer.attn_l, layer.attn_r, layer.bias], values))
@@ -179,6 +224,42 @@ def dgl_step(task: Task) -> Step:
 
 def dgl_gcn(layer: nn.Module, graph, scale: Tensor, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     return layer(graph, x * scale, weight=weight.t()) * scale + bias
+
+
+class Arrays(list):
+    """What jax computed, as tensors only when it is looked at."""
+
+    def __iter__(self):
+        return (torch.from_numpy(np.array(value)) for value in super().__iter__())
+
+
+def jraph_step(task: Task) -> Step:
+    """jraph's graph convolution, compiled as a whole with its gradients."""
+    jax, jraph = peer("jax"), peer("jraph")
+    src, dst = (jax.numpy.asarray(end.numpy()) for end in task.edge_index)
+    sizes = {"n_node": jax.numpy.array([task.num_nodes]), "n_edge": jax.numpy.array([len(src)])}
+    x, grad, weights = jax.tree_util.tree_map(lambda v: jax.numpy.asarray(v.numpy()), (task.x, task.grad, task.weights))
+
+    def forward(weights, x):
+        for k, (weight, bias) in enumerate(weights):
+            layer = jraph.GraphConvolution(
+                lambda nodes, weight=weight: nodes @ weight.T, add_self_edges=True, symmetric_normalization=True
+            )
+            graph = jraph.GraphsTuple(x, None, dst, src, None, **sizes)
+            x = layer(graph).nodes + bias
+            x = jax.nn.relu(x) if k < len(weights) - 1 else x
+        return x
+
+    @jax.jit
+    def both(weights, x, grad):
+        out, back = jax.vjp(lambda weights: forward(weights, x), weights)
+        return out, back(grad)[0]
+
+    def step():
+        out, grads = jax.block_until_ready(both(weights, x, grad))
+        return Arrays([out, *(value for layer in grads for value in layer)])
+
+    return step
 
 
 # Plain torch --------------------------------------------------------------------------------------------------------
@@ -212,21 +293,40 @@ class Product(torch.autograd.Function):
 
 
 def matrices(task: Task) -> tuple[Tensor, Tensor]:
-    """The normalised adjacency matrix of GCN or GraphSAGE, and its transpose."""
-    edges = task.looped if task.kind == "gcn" else task.edge_index
-    degree = torch.bincount(edges[1], minlength=task.num_nodes).float()
-    if task.kind == "gcn":
-        weight = (degree[edges[0]] * degree[edges[1]]).pow(-0.5)
-    else:
-        weight = degree.reciprocal()[edges[1]]
+    """The normalised adjacency matrix of GCN, GraphSAGE or GIN, and its transpose."""
+    edges, weight = task.edges, norm(task)
     return weighted(edges, weight, task.num_nodes), weighted(edges.flip(0), weight, task.num_nodes)
 
 
-def hand_step(task: Task, sparse: bool = False) -> Step:
-    """GCN and GraphSAGE from ``torch.sparse`` products alone; the product with W first where that is narrower."""
-    if task.kind == "gat":
-        raise Absent("no single sparse product computes attention")
-    forth, back = matrices(task)
+def norm(task: Task) -> Tensor:
+    """The weight of each edge."""
+    edges = task.edges
+    degree = torch.bincount(edges[1], minlength=task.num_nodes).float()
+    if task.kind == "gcn":
+        return (degree[edges[0]] * degree[edges[1]]).pow(-0.5)
+    return torch.ones(edges.shape[1]) if task.kind == "gin" else degree.reciprocal()[edges[1]]
+
+
+def scatter_step(task: Task) -> Step:
+    """The same with sums over edges by the package torch-scatter: gathered, weighted, scattered."""
+    scatter, weight, (src, dst) = peer("torch_scatter").scatter, norm(task)[:, None], task.edges
+
+    def summed(x: Tensor) -> Tensor:
+        message = x.index_select(0, src)
+        message = message if task.kind == "gin" else message * weight
+        return scatter(message, dst, dim=0, dim_size=task.num_nodes, reduce="sum")
+
+    return hand_step(task, summed=summed)
+
+
+def hand_step(task: Task, sparse: bool = False, summed: Callable[[Tensor], Tensor] | None = None) -> Step:
+    """GCN, GraphSAGE and GIN from ``torch.sparse`` products alone; the product with W first where that is narrower."""
+    if summed is None:
+        forth, back = matrices(task)
+
+        def summed(x):
+            return Product.apply(x, forth, back)
+
     x = Bag.of(task.sparse_x) if sparse else task.x
     weights = [[nn.Parameter(value.clone()) for value in values] for values in task.weights]
 
@@ -235,10 +335,11 @@ def hand_step(task: Task, sparse: bool = False) -> Step:
 
     def layer(values, x):
         if task.kind == "gcn":
-            return Product.apply(product(x, values[0]), forth, back) + values[1]
+            return summed(product(x, values[0])) + values[1]
+        if task.kind == "gin":
+            return product(summed(x) + x, values[0]) + values[1]
         narrow = isinstance(x, Bag) or values[0].shape[0] < values[0].shape[1]
-        around = Product.apply(product(x, values[0]), forth, back) if narrow else None
-        around = product(Product.apply(x, forth, back), values[0]) if around is None else around
+        around = summed(product(x, values[0])) if narrow else product(summed(x), values[0])
         return around + values[1] + product(x, values[2])
 
     return training_step(task, [partial(layer, values) for values in weights], weights, x)
@@ -270,8 +371,7 @@ def parts(matrix: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def gemm_step(task: Task, adjacency: bool) -> Step:
     """All products of a step with weight matrices and, if asked for, with the adjacency matrix; nothing else."""
-    edges = task.edge_index if task.kind == "sage" else task.looped
-    rowptr, col, _ = (part.int() for part in csr(edges, task.num_nodes))
+    rowptr, col, _ = (part.int() for part in csr(task.edges, task.num_nodes))
     weight = torch.ones(col.numel())
     shapes = [(width, out * heads, heads) for width, out, heads in task.widths]
     inputs = [task.x] + [torch.randn(task.num_nodes, width) for width, _, _ in shapes[1:]]
@@ -284,23 +384,27 @@ def gemm_step(task: Task, adjacency: bool) -> Step:
                 if k or task.x_needs_grad:
                     y @ matrix
                 del matrix_grad
-            if adjacency:
+            if adjacency and task.kind == "gin":  # sums what comes in, and that needs a gradient or not
+                adjacency_products(rowptr, col, weight, x, 1, "gin", 1 + (k > 0 or task.x_needs_grad))
+            elif adjacency:
                 adjacency_products(rowptr, col, weight, y, heads, task.kind)
         return []
 
     return step
 
 
-def adjacency_products(rowptr: Tensor, col: Tensor, weight: Tensor, y: Tensor, heads: int, kind: str) -> None:
+def adjacency_products(
+    rowptr: Tensor, col: Tensor, weight: Tensor, y: Tensor, heads: int, kind: str, times: int = 2
+) -> None:
     """The sum over edges forward and backward (of a like matrix) and, for attention, the gradient of the weights."""
     n = y.shape[0]
     for head in y.view(n, heads, -1).unbind(1):
         head = head.contiguous()
-        for _ in range(2):
+        for _ in range(times):
             torch.nn.functional.embedding_bag(
                 col, head, rowptr, mode="sum", per_sample_weights=weight, include_last_offset=True
             )
-        if kind == "gat":
+        if kind in ATTENTION:
             pattern = torch.sparse_csr_tensor(rowptr, col, weight, (n, n))
             torch.sparse.sampled_addmm(pattern, head, head.t(), beta=0.0)
 
@@ -308,36 +412,35 @@ def adjacency_products(rowptr: Tensor, col: Tensor, weight: Tensor, y: Tensor, h
 # Cases --------------------------------------------------------------------------------------------------------------
 
 
-def contenders(task: Task) -> list[Contender]:
+def contenders(task: Task, directed: bool = True) -> list[Contender]:
     """Everybody who can do the task."""
     width = max(out * heads for _, out, heads in task.widths)
-    width = max(width, max(i for i, _, _ in task.widths)) if task.kind == "sage" else width
+    width = max(width, max(i for i, _, _ in task.widths)) if task.kind in ("sage", "gin") else width
     messages = task.edge_index.shape[1] * width * 4 / 2**30  # GB of one tensor of edges by features
-    gather = {"gcn": 2.4, "sage": 1.4, "gat": 4.6}[task.kind] * messages
+    gather = {"gcn": 2.4, "sage": 1.4, "gin": 1.4, "gat": 4.6, "gatv2": 7.0}[task.kind] * messages
+    attention, sparse = task.kind in ATTENTION, task.sparse_x is not None and task.kind != "gin"
+    bare = "matrix and adjacency products alone"
     found = [
         Contender("mpnn", partial(mpnn_step, task), "mpnn"),
+        *[Contender("mpnn, sparse x", partial(mpnn_step, task, sparse=True), "mpnn")] * sparse,
         Contender("torch_geometric, edge_index", partial(pyg_step, task, "edge_index"), needs=gather),
+        *[Contender("torch_geometric, torch CSR", partial(pyg_step, task, "csr"))] * (not attention),
+        Contender("torch_geometric, SparseTensor", partial(pyg_step, task, "sparse"), needs=gather * attention),
+        *[Contender("torch.sparse CSR by hand", partial(hand_step, task))] * (not attention),
+        *[Contender("torch.sparse CSR by hand, sparse x", partial(hand_step, task, sparse=True))]
+        * (sparse and not attention),
+        *[Contender("torch-scatter by hand", partial(scatter_step, task), needs=gather)] * (not attention),
+        *[Contender("jraph, jit", partial(jraph_step, task), note="threads of its own")]
+        * (task.kind == "gcn" and not directed),  # where sources' and targets' degrees are the same
         Contender("DGL", partial(dgl_step, task)),
+        Contender(bare, partial(gemm_step, task, True), "reference", agrees=False),
         Contender("matrix products alone", partial(gemm_step, task, False), "reference", agrees=False),
     ]
-    found.insert(
-        3, Contender("matrix and adjacency products alone", partial(gemm_step, task, True), "reference", agrees=False)
-    )
-    if task.kind == "gat":
-        found.insert(2, Contender("torch_geometric, SparseTensor", partial(pyg_step, task, "sparse"), needs=gather))
-    else:
-        found.insert(2, Contender("torch_geometric, torch CSR", partial(pyg_step, task, "csr")))
-        found.insert(3, Contender("torch_geometric, SparseTensor", partial(pyg_step, task, "sparse")))
-        found.insert(4, Contender("torch.sparse CSR by hand", partial(hand_step, task)))
-    if task.sparse_x is not None:
-        found.insert(1, Contender("mpnn, sparse x", partial(mpnn_step, task, sparse=True), "mpnn"))
-        if task.kind != "gat":
-            found.append(Contender("torch.sparse CSR by hand, sparse x", partial(hand_step, task, sparse=True)))
     return found
 
 
 def two_layers(kind: str, features: int, classes: int) -> list[tuple[int, int, int]]:
-    return [(features, 8, 8), (64, classes, 1)] if kind == "gat" else [(features, 16, 1), (16, classes, 1)]
+    return [(features, 8, 8), (64, classes, 1)] if kind in ATTENTION else [(features, 16, 1), (16, classes, 1)]
 
 
 def real(name: str, kind: str, smoke: bool) -> Case:
@@ -345,7 +448,7 @@ def real(name: str, kind: str, smoke: bool) -> Case:
     x, sparse, edge_index, classes = cached(f"{name}{smoke}", partial(stand_in if smoke else load, name))
     widths = two_layers(kind, x.shape[1], classes)
     task = Task(kind, x, edge_index, widths, sparse_x=sparse)
-    return Case(describe(task, f"{name}: 2-layer {kind.upper()}"), contenders(task))
+    return Case(describe(task, f"{name}: 2-layer {kind.upper()}"), contenders(task, directed=smoke))
 
 
 def load(name: str) -> tuple[Tensor, Tensor | None, Tensor, int]:
@@ -393,7 +496,7 @@ def big(kind: str, smoke: bool) -> Case:
     edge_index = powerlaw_graph(smoke)
     num_nodes = 80 if smoke else 200_000
     x = torch.randn(num_nodes, 128, generator=torch.Generator().manual_seed(0))
-    task = Task(kind, x, edge_index, [(128, 32, 4)] if kind == "gat" else [(128, 128, 1)], x_needs_grad=True)
+    task = Task(kind, x, edge_index, [(128, 32, 4)] if kind in ATTENTION else [(128, 128, 1)], x_needs_grad=True)
     return Case(describe(task, f"Power-law graph: one layer of {kind.upper()}, x needs a gradient"), contenders(task))
 
 
