@@ -260,7 +260,7 @@ def train_network(config: Config, seed: int) -> Network:
     slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.network_epochs)
 
     def loss(net, batch):
-        picture, label = varied(batch.picture, batch.label)
+        picture, label = varied(*batch)
         scores = enlarged(net(picture)[1], config.size)
         return F.cross_entropy(scores, label.long(), weight, ignore_index=-1)
 
@@ -285,9 +285,9 @@ class Pictures:
     def __len__(self) -> int:
         return -(-len(self.picture) // self.size)
 
-    def __iter__(self) -> Iterator[Data]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for chosen in torch.randperm(len(self.picture)).split(self.size):
-            yield Data(picture=self.picture[chosen], label=self.label[chosen])
+            yield self.picture[chosen], self.label[chosen]
 
 
 @torch.no_grad()

@@ -94,6 +94,12 @@ def test_every_model_gives_a_row_with_three_metrics(scenes, tmp_path, monkeypatc
     assert "Graph LSTM - Graph LSTM, depth first:" in capsys.readouterr().out
 
 
+def test_an_epoch_of_the_network_goes_through_all_pictures(script, config):
+    train = script.load(config)[0]["train"]
+    batches = script.Pictures(train, 3)
+    assert sum(map(mpnn.train.examples, batches)) == len(train) == 8 and len(list(batches)) == len(batches) == 3
+
+
 def test_the_parts_of_superpixels_and_cells_have_all_labelled_pixels_of_their_classes(script, config, graphs):
     for graph in graphs:
         y, segment = graph.y.view(SIZE), graph.segment_index.view(SIZE)
