@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -16,6 +15,7 @@ from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan
+from mpnn.products import linear
 
 __all__ = ["RecNN", "Recursive"]
 
@@ -141,7 +141,7 @@ class RecNN(Recursive):
         return by_position(h_j, child, index, num_nodes, self.num_children)
 
     def update(self, z, message=None):
-        return self.nonlinearity(z if message is None else torch.addmm(z, message, self.weight_hh.t()))
+        return self.nonlinearity(z if message is None else linear(message, self.weight_hh, plus=z))
 
 
 # What layers for trees share ------------------------------------------------------------------------------------------
@@ -174,8 +174,8 @@ def check_positions(layer: Recursive, child: Tensor, num_children: int) -> None:
 
 
 def times(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-    """``h -> h W^T + b``, to hand a part of a weight to hooks, cut out once and not once a level."""
-    return partial(F.linear, weight=weight, bias=bias)
+    """``h -> h W^T + b``, to hand a part of a weight to hooks, cut out once for all levels; ``plus=`` is added."""
+    return partial(linear, weight=weight, bias=bias)
 
 
 def join(up: Any, down: Any) -> Any:

@@ -11,6 +11,7 @@ from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
 from mpnn.nn.recursive import Recursive, join, times
 from mpnn.plan import Plan, plan
+from mpnn.products import linear
 
 __all__ = ["GraphStructuredLSTM"]
 
@@ -92,8 +93,8 @@ class GraphStructuredLSTM(Recursive):
     def update(self, z, message_parent=None, message_sibling=None):
         h_p, c_p = message_sibling or (None, None)
         h_pi, c_pi = message_parent or (None, None)
-        z = z if h_p is None else torch.addmm(z, h_p, self.weight_hh.t())
-        z = z if h_pi is None else torch.addmm(z, h_pi, self.weight_ph.t())
+        z = z if h_p is None else linear(h_p, self.weight_hh, plus=z)
+        z = z if h_pi is None else linear(h_pi, self.weight_ph, plus=z)
         i, f, new, o, g = z.chunk(5, dim=1)
         c = torch.sigmoid(i) * (torch.tanh(new) if self.candidate == "tanh" else new)
         c = c if c_p is None else c + torch.sigmoid(f) * c_p

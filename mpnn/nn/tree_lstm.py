@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mpnn.engine import rowwise
 from mpnn.nn.recursive import Recursive, by_position, check_positions, times
+from mpnn.products import linear
 
 __all__ = ["ChildSumTreeLSTM", "NaryTreeLSTM", "TreeGRU"]
 
@@ -69,11 +69,11 @@ class ChildSumTreeLSTM(Recursive):
         return self.propagate(edge_index, schedule=schedule, **products, U=times(U), U_f=times(U_f))
 
     def message(self, h_j, c_j, f_i, U_f):
-        return h_j, torch.sigmoid(f_i + U_f(h_j)) * c_j
+        return h_j, torch.sigmoid(U_f(h_j, plus=f_i)) * c_j
 
     def update(self, igo, U, message=None):
         h, kept = message or (None, None)
-        i, g, o = (igo if h is None else igo + U(h)).chunk(3, dim=1)
+        i, g, o = (igo if h is None else U(h, plus=igo)).chunk(3, dim=1)
         c = torch.sigmoid(i) * torch.tanh(g)
         c = c if kept is None else c + kept
         return torch.sigmoid(o) * torch.tanh(c), c
@@ -154,7 +154,7 @@ class NaryTreeLSTM(Recursive):
         else:
             H, n = self.hidden_features, self.num_children
             h, c = message
-            Ui, Uf, Ug, Uo = F.linear(h, self.weight_hh).split([H, n * H, H, H], dim=1)
+            Ui, Uf, Ug, Uo = linear(h, self.weight_hh).split([H, n * H, H, H], dim=1)
             f = torch.sigmoid(f.unsqueeze(1) + Uf.view(-1, n, H))
             c = torch.sigmoid(i + Ui) * torch.tanh(g + Ug) + (f * c.view(-1, n, H)).sum(1)
             o = o + Uo
@@ -212,12 +212,12 @@ class TreeGRU(Recursive):
         return self.run(x, edge_index, schedule)
 
     def one_way(self, x: Tensor, edge_index: Any, schedule: Any) -> Tensor:
-        r, z, n = F.linear(x, self.weight_ih, self.bias).chunk(3, dim=1)
+        r, z, n = linear(x, self.weight_ih, self.bias).chunk(3, dim=1)
         U_r, U_z, U_n = map(times, self.weight_hh.chunk(3))
         return self.propagate(edge_index, schedule=schedule, r=r, z=z, n=n, U_r=U_r, U_z=U_z, U_n=U_n)
 
     def message(self, h_j, r_i, U_r, U_n):
-        r = torch.sigmoid(r_i + U_r(h_j))
+        r = torch.sigmoid(U_r(h_j, plus=r_i))
         return h_j, r * (h_j if self.reset == "before" else U_n(h_j))
 
     def update(self, z, n, U_z, U_n, message=None):
@@ -225,5 +225,5 @@ class TreeGRU(Recursive):
             return (1 - torch.sigmoid(z)) * torch.tanh(n)
         h, reset = message
         n = torch.tanh(n + (U_n(reset) if self.reset == "before" else reset))
-        z = torch.sigmoid(z + U_z(h))
+        z = torch.sigmoid(U_z(h, plus=z))
         return (1 - z) * n + z * h
