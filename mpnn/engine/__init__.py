@@ -27,17 +27,22 @@ __all__ = ["Call", "Result", "choose", "engine", "rowwise", "run"]
 WAYS = {"reference": reference, "wavefront": wavefront, "spmm": spmm, "packed": packed}
 
 _forced: str | None = None
+_recompute = False
 
 
 @contextmanager
-def engine(name: str) -> Iterator[None]:
+def engine(name: str, recompute: bool = False) -> Iterator[None]:
     """Forces one way of running for all passes inside the ``with`` block.
 
     Args:
         name: ``"reference"``, ``"wavefront"``, ``"spmm"`` or ``"packed"``.
+        recompute: of ``"wavefront"`` only: what the hooks compute in a level is not kept for the way back, but computed
+            again there, level by level, from the states. Results and gradients are the same. Hooks are called twice,
+            with the same random numbers.
 
     Raises:
-        ValueError: the name is unknown; or, when a pass is run, that way cannot run it (the error says why).
+        ValueError: the name is unknown, or that way does not recompute; or, when a pass is run, that way cannot run it
+            (the error says why).
 
     Example:
         >>> import torch, mpnn
@@ -48,14 +53,16 @@ def engine(name: str) -> Iterator[None]:
         >>> torch.equal(slow, layer(x, edge_index))
         True
     """
-    global _forced
+    global _forced, _recompute
     if name not in WAYS:
         raise ValueError(f"engine({name!r}) is unknown; expected {', '.join(map(repr, WAYS))}.")
-    before, _forced = _forced, name
+    if recompute and name != "wavefront":
+        raise ValueError(f"engine({name!r}, recompute=True): only 'wavefront' computes again; expected that name.")
+    before, _forced, _recompute = (_forced, _recompute), name, recompute
     try:
         yield
     finally:
-        _forced = before
+        _forced, _recompute = before
 
 
 def choose(layer, plan, only: tuple[str, ...] | None = None) -> tuple[str, str]:
@@ -106,4 +113,4 @@ def run(call: Call) -> Result:
     way = _pick(call.layer, call.plan, call.only)[0]
     if way != "packed":  # where chains start is all that torch's kernels ask
         call.start()
-    return WAYS[way](call)
+    return wavefront(call, _recompute) if way == "wavefront" else WAYS[way](call)

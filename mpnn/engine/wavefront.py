@@ -1,12 +1,14 @@
 """Level after level, each frontier at once: O(nodes + edges) time and memory, exact gradients.
 
-The state lives in one buffer a field, in level order. It starts as the state from before the pass and a level
-overwrites its own slice, so at any moment a row holds the newest state of its node and a gather needs no case
-distinction. Three autograd functions stand around the buffer: one opens it, one writes a level and reads what the next
-one asks for, one closes it. Each hands the next an empty *token*, which gives autograd the order that writing in place
-would hide from it. On the way back the gradients of all reads of a row add up in one gradient buffer; a level takes its
-slice out of it, and from then on that slice collects the gradient of the state from before the pass. Between these
-three, everything is ordinary autograd.
+The state lives in one buffer a field, in level order; a level writes its own slice, so at any moment a row holds the
+newest state of its node and a gather needs no case distinction. Three autograd functions stand around the buffer: one
+opens it, one writes a level and reads what the next one asks for, one closes it. Each hands the next an empty *token*,
+which gives autograd the order that writing in place would hide from it. On the way back the gradients of all reads of a
+row add up in one gradient buffer; a level takes its slice out of it, and from then on that slice collects the gradient
+of the state from before the pass. Between these three, everything is ordinary autograd.
+
+What hooks ask for beside the state, such as products with the inputs, is cut into levels by the same functions: a
+level's part of its gradient goes straight to its place, and nothing is kept to be joined at the end.
 
 Where the sources of a level's edges stand side by side in the buffer, as on chains, they are not copied out of it: what
 is read shares its memory, which no later level writes to.
@@ -14,10 +16,14 @@ is read shares its memory, which no later level writes to.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mpnn import kernels
 from mpnn.engine.call import Call, Result, aggregate, call_hook, each, joined, messages, tuple_of
@@ -30,67 +36,139 @@ Rows = Tensor | slice  # of the buffer: any, or some that stand side by side
 
 
 class _Buffer:
-    """The state of all nodes, and on the way back its gradient: a tensor for each field."""
+    """The state of all nodes and the values that are cut into levels; and on the way back their gradients.
 
-    def __init__(self, keeps_old: bool):
+    ``sources`` and ``columns`` say what each level reads: rows of the state, and slices of the values.
+    """
+
+    def __init__(self, plan, sources: list[_Sources], columns: list[_Column], stays: bool):
+        self.sources, self.columns, self.stays = sources, columns, stays
+        self.bounds, self.keeps_old = bounds_of(plan), plan.reads_old
+        self.before: list[Tensor] = []
         self.data: list[Tensor] = []
         self.shape: list[Tensor] = []  # one number each, seen as large as the field
         self.grad: list[Tensor] = []
+        self.column_grad: list[Tensor | None] = []
         self.task = None
-        self.keeps_old = keeps_old
         self.lent: list[tuple[Tensor, int]] = []  # what was read last and shares memory with the buffer; its version
-        self.shared = False
 
-    def starts(self) -> bool:
-        """Whether this is the first that a backward pass sees of the buffer;
-        what an earlier one left counts no more.
+    def open(self, initial: tuple[Tensor, ...]) -> None:
+        """Makes room for the state. What it is before the pass counts only where an edge reads it."""
+        for value in initial:
+            self.shape.append(value.new_empty(()).expand(value.shape))
+            self.data.append(value.new_empty(value.shape))
+            if self.keeps_old:
+                self.data[-1].copy_(value)
+        self.before = list(initial) if self.stays and self.keeps_old else []
+
+    def write(self, level: int, values: tuple[Tensor, ...]) -> None:
+        start, stop = self.bounds[level : level + 2]
+        for field, value in zip(self.data, values):
+            field[start:stop] = value
+
+    def read(self, level: int) -> list[Tensor]:
+        """What a level asks for: rows of the state for each edge type, then its slice of each column."""
+        if level + 1 == len(self.bounds):
+            return []
+        read = [self._rows(k, source.rows[level]) for source in self.sources for k in source.fields]
+        return read + [self._lend(column.values, *column.bounds[level : level + 2]) for column in self.columns]
+
+    def _rows(self, k: int, rows: Rows) -> Tensor:
+        data = self.data[k]
+        return self._lend(data, rows.start, rows.stop) if type(rows) is slice else data.index_select(0, rows)
+
+    def _lend(self, data: Tensor, start: int, stop: int) -> Tensor:
+        """Some rows in the same memory: no view to autograd, which would take every write to another level for a change
+        of these rows.
         """
-        task, self.task = self.task, torch._C._current_graph_task_id()
-        return task != self.task
-
-    def gradient(self) -> list[Tensor]:
-        """The gradient so far: 0 if the pass did not start from the final state, but from a message or a penalty."""
-        if self.starts():
-            self.grad = [torch.zeros_like(shape, memory_format=torch.contiguous_format) for shape in self.shape]
-        return self.grad
-
-    def read(self, wanted: list[tuple[list[int], Rows]]) -> tuple[Tensor, ...]:
-        """Rows of some fields, for each edge type."""
-        return tuple(self._rows(self.data[k], rows) for fields, rows in wanted for k in fields)
-
-    def _rows(self, data: Tensor, rows: Rows) -> Tensor:
-        if isinstance(rows, Tensor):
-            return data.index_select(0, rows)
-        start = data.storage_offset() + rows.start * data.stride(0)
-        shape = (rows.stop - rows.start, *data.shape[1:])
-        # no view to autograd, which would take every write to another level for a change of these rows
-        lent = data.new_empty(0).set_(data.untyped_storage(), start, shape, data.stride())
+        offset = data.storage_offset() + start * data.stride(0)
+        lent = data.new_empty(0).set_(data.untyped_storage(), offset, (stop - start, *data.shape[1:]), data.stride())
         self.lent.append((lent, 0 if lent.is_inference() else lent._version))
-        self.shared = True
         return lent
 
     def check_lent(self) -> None:
         """Raises if a hook has written to what it was lent."""
         if any(not lent.is_inference() and lent._version > version for lent, version in self.lent):
             raise RuntimeError(
-                "a hook wrote in place to the state of a source (h_j or the like), which shares memory with the state "
-                "itself; expected a new tensor. Use the operation without the trailing underscore, or inplace=False."
+                "a hook wrote in place to what it was given (h_j or the like), which shares memory with the state or "
+                "the field itself; expected a new tensor. Use the operation without the trailing underscore, or "
+                "inplace=False."
             )
         self.lent.clear()
 
-    def collect(self, wanted: list[tuple[list[int], Rows]], grads: tuple) -> list[Tensor]:
-        """Adds the gradients of what was read; returns the gradient so far."""
-        total, grads = self.gradient(), iter(grads)
-        for fields, rows in wanted:
-            for k in fields:
-                grad = next(grads)
-                if grad is None:
-                    continue
-                if isinstance(rows, slice):
-                    total[k][rows].add_(grad)
-                else:
-                    total[k].index_add_(0, rows, _apart(grad, total[k]))
-        return total
+    @torch.no_grad()
+    def read_again(self, level: int) -> list[Tensor]:
+        """What a level read, once the pass is over."""
+        read = iter(self.read(level))
+        self.lent.clear()
+        if not self.keeps_old:
+            return list(read)
+        again = []
+        for source in self.sources:
+            for k in source.fields:
+                again.append(self._old_where_old(next(read), k, source.rows[level], self.bounds[level]))
+        return again + list(read)
+
+    def _old_where_old(self, new: Tensor, k: int, rows: Rows, start: int) -> Tensor:
+        """Rows of nodes that had not fired when a level read them are those from before the pass."""
+        if type(rows) is slice:
+            return new
+        old = (rows >= start).view(-1, *(1,) * (new.dim() - 1))
+        return torch.where(old, self.before[k].index_select(0, rows), new)
+
+    def close(self) -> list[Tensor]:
+        """The state after the pass; nothing stays of it, nor of the columns, unless it will be read again."""
+        data = self.data
+        if not self.stays:
+            self.data = []
+            for column in self.columns:
+                column.values = None
+        return data
+
+    def starts(self) -> bool:
+        """Whether this is the first that a backward pass sees of the buffer;
+        what an earlier one left counts no more.
+        """
+        task, self.task = self.task, torch._C._current_graph_task_id()
+        if task != self.task:
+            self.column_grad = [None] * len(self.columns)
+        return task != self.task
+
+    def collect(self, level: int, grads: tuple) -> list[Tensor]:
+        """Adds the gradients of what a level read; returns the state's so far: 0 if the pass did not start from the
+        final state, but from a message or a penalty.
+        """
+        if self.starts():
+            self.grad = [torch.zeros_like(shape, memory_format=torch.contiguous_format) for shape in self.shape]
+        grads = iter(grads)
+        for source in self.sources if level + 1 < len(self.bounds) else ():
+            for k in source.fields:
+                if (grad := next(grads)) is not None:
+                    self._add(self.grad[k], source.rows[level], grad)
+        for k, grad in enumerate(grads):
+            self._put(k, level, grad)
+        return self.grad
+
+    def _add(self, total: Tensor, rows: Rows, grad: Tensor) -> None:
+        if type(rows) is slice:
+            total[rows].add_(grad)
+        else:
+            total.index_add_(0, rows, _apart(grad, total))
+
+    def _put(self, k: int, level: int, grad: Tensor | None) -> None:
+        """A level's part of a column's gradient; levels further up that had none have 0."""
+        column, total = self.columns[k], self.column_grad[k]
+        start, stop = column.bounds[level : level + 2]
+        if total is None and grad is not None:
+            total = self.column_grad[k] = grad.new_empty(column.shape)
+            total[stop:] = 0
+        if total is not None:
+            total[start:stop] = 0 if grad is None else grad
+
+    def release(self) -> tuple[list[Tensor], list[Tensor | None]]:
+        """The gradients of the state from before the pass and of the columns, at the end of the way back."""
+        found, self.grad, self.column_grad, self.task = (self.grad, self.column_grad), [], [], None
+        return found
 
 
 def _apart(grad: Tensor, total: Tensor) -> Tensor:
@@ -105,63 +183,73 @@ class _Open(torch.autograd.Function):
     """The state from before the pass into the buffer; and what the first level reads."""
 
     @staticmethod
-    def forward(ctx, buffer, wanted, *initial):
-        ctx.buffer, ctx.wanted = buffer, wanted
+    def forward(ctx, buffer, *given):
+        ctx.buffer = buffer
         ctx.set_materialize_grads(False)
-        buffer.data = [value.clone(memory_format=torch.contiguous_format) for value in initial]
-        buffer.shape = [value.new_empty(()).expand(value.shape) for value in initial]
-        return initial[0].new_zeros(()), *buffer.read(wanted)
+        buffer.open(given[: len(given) - len(buffer.columns)])
+        return given[0].new_empty(0), *buffer.read(0)
 
     @staticmethod
     def backward(ctx, _, *grads):
         kernels.refuse_double_backward(PATH)
-        grad = ctx.buffer.collect(ctx.wanted, grads)
-        return None, None, *(grad if ctx.buffer.keeps_old else [None] * len(grad))  # what nobody read has none
+        ctx.buffer.collect(0, grads)
+        state, columns = ctx.buffer.release()
+        return None, *(state if ctx.buffer.keeps_old else [None] * len(state)), *columns  # what nobody read has none
 
 
 class _Step(torch.autograd.Function):
     """A level's new state into its slice of the buffer; and what the next level reads."""
 
     @staticmethod
-    def forward(ctx, token, buffer, start, stop, wanted, *values):
-        ctx.buffer, ctx.start, ctx.stop, ctx.wanted = buffer, start, stop, wanted
+    def forward(ctx, token, buffer, level, *values):
+        ctx.buffer, ctx.level = buffer, level
         ctx.set_materialize_grads(False)
         buffer.check_lent()
-        for field, value in zip(buffer.data, values):
-            field[start:stop] = value
-        return token.new_zeros(()), *buffer.read(wanted)
+        buffer.write(level, values)
+        return token.new_empty(0), *buffer.read(level + 1)
 
     @staticmethod
     def backward(ctx, _, *grads):
         kernels.refuse_double_backward(PATH)
-        slices = [grad[ctx.start : ctx.stop] for grad in ctx.buffer.collect(ctx.wanted, grads)]
-        if ctx.buffer.keeps_old:
+        buffer = ctx.buffer
+        start, stop = buffer.bounds[ctx.level : ctx.level + 2]
+        slices = [grad[start:stop] for grad in buffer.collect(ctx.level + 1, grads)]
+        if buffer.keeps_old:
             taken = [s.clone() for s in slices]
             for s in slices:
                 s.zero_()
             slices = taken
-        return None, None, None, None, None, *slices
+        return None, None, None, *slices
 
 
 class _Close(torch.autograd.Function):
-    """The state after the last level."""
+    """The state after the last level, in the user's order; in memory of its own, which the user may write to."""
 
     @staticmethod
-    def forward(ctx, token, buffer):
-        ctx.buffer = buffer
-        data, buffer.data = buffer.data, []
-        if buffer.shared:  # the user may write to what is returned, and the way back needs what was lent
-            return tuple(field.clone() for field in data)
-        return tuple(data)
+    def forward(ctx, token, buffer, order, back):
+        ctx.buffer, ctx.order = buffer, order
+        return tuple(_ordered(field, back) for field in buffer.close())
 
     @staticmethod
     def backward(ctx, *grads):
         kernels.refuse_double_backward(PATH)
+        grads = [_ordered(grad, ctx.order) for grad in grads]
         if ctx.buffer.starts():
-            ctx.buffer.grad = [grad.clone() for grad in grads]
+            ctx.buffer.grad = grads
         else:
             torch._foreach_add_(ctx.buffer.grad, grads)
-        return None, None
+        return None, None, None, None
+
+
+def _ordered(values: Tensor, order: Tensor | None) -> Tensor:
+    """A copy, its rows in another order."""
+    return values.clone(memory_format=torch.contiguous_format) if order is None else values.index_select(0, order)
+
+
+def bounds_of(part) -> list[int]:
+    """Where each level's rows begin, and where the last ends: the nodes of a plan, or its edges of one type."""
+    counts = part.node_counts if hasattr(part, "node_counts") else part.counts
+    return part.remember("bounds", lambda: list(accumulate(counts, initial=0)))
 
 
 # The edges into a frontier, as messages are summed over them ----------------------------------------------------------
@@ -270,6 +358,21 @@ class _Same:
         return self.value
 
 
+class _Column:
+    """Values that are cut into levels, each by itself; those with a gradient by the buffer."""
+
+    def __init__(self, values: Tensor, bounds: list[int]):
+        self.values, self.shape, self.bounds = values, values.shape, bounds
+        self.with_gradient = values.requires_grad and torch.is_grad_enabled()
+        self.lent: Tensor | None = None  # of the level that is running
+
+    def __getitem__(self, level: int) -> Tensor:
+        if self.lent is not None:
+            return self.lent
+        start, stop = self.bounds[level : level + 2]
+        return self.values.narrow(0, start, stop - start)
+
+
 class _Sources:
     """State at the sources of one type of edges: the fields that hooks ask for, and their rows by level."""
 
@@ -277,7 +380,7 @@ class _Sources:
         self.plan, self.kind = plan, kind
         self.rows: list[Rows] = []
         self.fields: list[int] = []
-        self.values: tuple[Tensor, ...] = ()  # of the level that is running
+        self.values: list[Tensor] = []  # of the level that is running
 
     def field(self, k: int) -> _Source:
         if k not in self.fields:
@@ -322,12 +425,34 @@ class _Targets:
         return self.segments[level].expand(self.nodes[level])
 
 
+class _Random:
+    """Where the random numbers stand when a level begins; levels that draw none share one note of it."""
+
+    def __init__(self, device: torch.device):
+        self.cuda, self.last = [device] if device.type == "cuda" else [], []
+
+    def now(self) -> list[Tensor]:
+        state = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self.cuda)]
+        if not (self.last and all(map(torch.equal, state, self.last))):
+            self.last = state
+        return self.last
+
+    @contextmanager
+    def again(self, state: list[Tensor]) -> Iterator[None]:
+        """The same numbers as then, without a change of those that come next."""
+        with torch.random.fork_rng(self.cuda):
+            torch.set_rng_state(state[0])
+            for device, at in zip(self.cuda, state[1:]):
+                torch.cuda.set_rng_state(at, device)
+            yield
+
+
 class Wavefront:
     """One pass: a column of values by level for every argument of every hook, and the loop over levels."""
 
-    def __init__(self, call: Call):
+    def __init__(self, call: Call, recompute: bool = False):
         self.call, self.plan, self.layer, self.hooks = call, call.plan, call.layer, call.hooks
-        self.one_level = self.plan.num_levels == 1
+        self.one_level, self.recompute = self.plan.num_levels == 1, recompute and torch.is_grad_enabled()
         self.columns: dict[tuple, Any] = {}
         self.keep = self.hooks.edge_update is not None
         self.sources: list[_Sources] = []
@@ -337,11 +462,8 @@ class Wavefront:
             return values
         return kernels.permute(values, self.plan.node_order, self.plan.node_position)
 
-    def split_edges(self, kind: str, values: Tensor) -> list[Tensor]:
-        return [values] if self.one_level else list(values.split(self.plan.edges[kind].counts))
-
-    def split_nodes(self, values: Tensor) -> list[Tensor]:
-        return [values] if self.one_level else list(values.split(self.plan.node_counts))
+    def in_user_order(self, values: Tensor) -> Tensor:
+        return kernels.permute(values, self.plan.node_position, self.plan.node_order)
 
     def column(self, hook: Hook, argument: Argument, kind: str, sources: _Sources | None = None) -> Any:
         """Values for one argument, by level. ``sources`` are the state's, for hooks that run on edges."""
@@ -355,14 +477,15 @@ class Wavefront:
         at_targets = on_edges and role in ("target", "graph") and not isinstance(column, _Same)
         return _Targets(column, segments(self.plan, kind)) if at_targets else column
 
-    def _by_level(self, value: Any, role: str, kind: str) -> _Same | list[Tensor]:
+    def _by_level(self, value: Any, role: str, kind: str) -> _Same | list[Tensor] | _Column:
         if not isinstance(value, Tensor) or not value.dim():
             return _Same(value)
         edges = self.plan.edges[kind] if role in ("edge", "source") else None
-        if edges is None:
-            return self.split_nodes(value)
-        value = edges.place(value) if role == "edge" else kernels.gather(value, edges, "source")
-        return self.split_edges(kind, value)
+        if edges is not None:
+            value = edges.place(value) if role == "edge" else kernels.gather(value, edges, "source")
+        if self.one_level:
+            return [value]
+        return _Column(value, bounds_of(self.plan if edges is None else edges))
 
     def edge_columns(self, kind: str) -> dict[str, list]:
         """The arguments of each hook that runs on edges of one type."""
@@ -370,70 +493,84 @@ class Wavefront:
         self.sources.append(sources)
         return {h.name: [self.column(h, a, kind, sources) for a in h.arguments] for h in self.hooks.on_edges(kind)}
 
-    def combine(self, kind: str, arguments: dict[str, list], segment) -> tuple[Any, Any]:
-        """Messages of a frontier's edges, and what they add up to at its nodes."""
-        sent = messages(self.layer, self.hooks, kind, arguments, segment)
-        return sent, aggregate(self.layer, sent, segment)
-
     def run(self) -> Result:
-        plan, layer, update = self.plan, self.layer, self.hooks.update
-        on_edges = {
-            kind: (self.call.message_name(kind), segments(plan, kind), self.edge_columns(kind)) for kind in plan.edges
+        update = self.hooks.update
+        self.on_edges = {
+            kind: (self.call.message_name(kind), segments(self.plan, kind), self.edge_columns(kind))
+            for kind in self.plan.edges
         }
-        own = [a.name if a.role == "message" else self.column(update, a, "") for a in update.arguments]
-        optional = () if self.one_level or self.keep else [a.name for a in update.arguments if a.default is None]
-        kept, start, new = [], 0, ()
-        self.open()
-        for level, width in enumerate(plan.node_counts):
-            got, sent = {}, {}
-            for kind, (name, frontiers, hooks) in on_edges.items():
-                if name in optional and not plan.edges[kind].counts[level]:
-                    got[name] = None
-                    continue
-                arguments = {hook: [column[level] for column in columns] for hook, columns in hooks.items()}
-                sent[kind], got[name] = self.combine(kind, arguments, frontiers[level])
-            new = tuple_of(call_hook(layer, update, [got[c] if type(c) is str else c[level] for c in own]))
-            self.call.check_state(new, width)
-            if self.keep:
-                kept.append((sent, got))
-            if not self.one_level:
-                wanted = self.wanted(level + 1)
-                self.hand_out(wanted, *_Step.apply(self.token, self.buffer, start, start + width, wanted, *new))
-            start += width
-        if not self.one_level:
-            new = tuple(self.in_user_order(value) for value in _Close.apply(self.token, self.buffer))
-        return self._result(new, kept)
-
-    def open(self) -> None:
-        """Puts the state from before the pass into the buffer."""
+        self.own = [a.name if a.role == "message" else self.column(update, a, "") for a in update.arguments]
+        may_be_none = not self.one_level and not self.keep
+        self.optional = [a.name for a in update.arguments if a.default is None and may_be_none]
         if self.one_level:
-            return
-        initial, wanted = [self.in_level_order(self.call.fields[name]) for name in self.layer.state], self.wanted(0)
-        self.buffer = _Buffer(self.plan.reads_old)
-        self.hand_out(wanted, *_Open.apply(self.buffer, wanted, *initial))
+            new, *kept = self.fire(0)
+            return self._result(new, [kept] if self.keep else [])
+        return self._result(*self.level_after_level())
 
-    def wanted(self, level: int) -> list[tuple[list[int], Rows]]:
-        """What the hooks ask for of the sources of a level, by edge type; nothing after the last level."""
-        if level == self.plan.num_levels:
-            return []
-        return [(sources.fields, sources.rows[level]) for sources in self.sources if sources.fields]
+    def level_after_level(self) -> tuple[tuple, list]:
+        """The state after the last level, and what edge updates may ask for."""
+        kept = []
+        sources = [source for source in self.sources if source.fields]
+        columns = [column for column in self.columns.values() if getattr(column, "with_gradient", False)]
+        self.buffer = _Buffer(self.plan, sources, columns, self.recompute)
+        initial = [self.in_level_order(self.call.fields[name]) for name in self.layer.state]
+        self.random, fire = _Random(self.plan.level.device), self.fire_lightly if self.recompute else self.fire
+        token, *read = _Open.apply(self.buffer, *initial, *(column.values for column in columns))
+        for level in range(self.plan.num_levels):
+            self.hand_out(read)
+            new, *parts = fire(level)
+            if self.keep:
+                kept.append(parts)
+            token, *read = _Step.apply(token, self.buffer, level, *new)
+        self.hand_out([None] * sum(len(source.fields) for source in sources) + [None] * len(columns))
+        return _Close.apply(token, self.buffer, self.plan.node_order, self.plan.node_position), kept
 
-    def hand_out(self, wanted: list, token: Tensor, *values: Tensor) -> None:
-        """Gives each edge type what was read for it."""
-        self.token = token
-        for sources in self.sources if wanted else ():
-            sources.values, values = values[: len(sources.fields)], values[len(sources.fields) :]
+    def hand_out(self, read: list) -> None:
+        """Gives each edge type and each column what was read for it."""
+        start = 0
+        for source in self.buffer.sources:
+            source.values = read[start : start + len(source.fields)]
+            start += len(source.fields)
+        for column, value in zip(self.buffer.columns, read[start:]):
+            column.lent = value
 
-    def in_user_order(self, values: Tensor) -> Tensor:
-        return kernels.permute(values, self.plan.node_position, self.plan.node_order)
+    def fire(self, level: int) -> tuple[tuple, dict, dict]:
+        """The hooks on one frontier: its new state, the messages into it by edge type, and what they add up to."""
+        got, sent = {}, {}
+        for kind, (name, frontiers, hooks) in self.on_edges.items():
+            if name in self.optional and not self.plan.edges[kind].counts[level]:
+                got[name] = None
+                continue
+            arguments = {hook: [column[level] for column in columns] for hook, columns in hooks.items()}
+            sent[kind] = messages(self.layer, self.hooks, kind, arguments, frontiers[level])
+            got[name] = aggregate(self.layer, sent[kind], frontiers[level])
+        own = [got[column] if type(column) is str else column[level] for column in self.own]
+        new = tuple_of(call_hook(self.layer, self.hooks.update, own))
+        self.call.check_state(new, self.plan.node_counts[level])
+        return new, sent, got
+
+    def fire_lightly(self, level: int) -> tuple[tuple, dict, dict]:
+        """The same, but what autograd would keep is computed again on the way back, from the states."""
+        first, numbers = [True], self.random.now()
+
+        def hooks():
+            if first:
+                first.clear()
+                return self.fire(level)
+            self.hand_out([value.requires_grad_() for value in self.buffer.read_again(level)])
+            with self.random.again(numbers):
+                return self.fire(level)
+
+        return checkpoint(hooks, use_reentrant=False, preserve_rng_state=False)
 
     def _result(self, nodes: tuple, kept: list) -> Result:
         if not kept:
             return Result(nodes)
-        aggregated = {name: joined([got[name] for _, got in kept]) for name in kept[0][1]}
-        sent = {kind: each(self.plan.edges[kind].unplace, joined([s[kind] for s, _ in kept])) for kind in kept[0][0]}
-        return Result(nodes, {name: each(self.in_user_order, value) for name, value in aggregated.items()}, sent)
+        sent, got = zip(*kept)
+        aggregated = {name: each(self.in_user_order, joined([of[name] for of in got])) for name in got[0]}
+        sent = {kind: each(self.plan.edges[kind].unplace, joined([of[kind] for of in sent])) for kind in sent[0]}
+        return Result(nodes, aggregated, sent)
 
 
-def wavefront(call: Call) -> Result:
-    return Wavefront(call).run()
+def wavefront(call: Call, recompute: bool = False) -> Result:
+    return Wavefront(call, recompute).run()
