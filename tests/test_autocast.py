@@ -1,0 +1,67 @@
+"""Every layer trains under autocast to bfloat16: it runs forward and backward, and comes close to float32.
+
+bfloat16 has 8 bits, so that a product is wrong by up to 0.4 %; over the twelve levels of a long chain that adds up.
+Stated tolerance, over the largest value of a tensor where that is above 1: 5 % for outputs, 10 % for gradients; a
+gradient may be further off if it is as sensitive in float32.
+"""
+
+import torch
+from compare import gradients
+from test_conformance import Row, call, cases, every_row, leaves_of, made
+
+OUTPUTS, GRADIENTS = 0.05, 0.1
+GRAPHS = ("empty", "random dag", "random")  # of the zoo; all of it takes minutes
+
+
+def as_float32(row: Row):
+    """The layer in float32, and the cases of its row."""
+    layer = made(row, torch.float32)
+    for name, schedule, data in cases(row):
+        if name.split(", ")[1] not in GRAPHS:
+            continue
+        for field in ("x", *row.takes):
+            data[field] = data[field].float()
+        yield name, schedule, layer, data
+
+
+def away(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """The largest difference, over the largest value where that is above 1."""
+    if not exact.numel():
+        return 0.0
+    return float((found.detach().float() - exact.detach()).abs().max() / exact.detach().abs().max().clamp(min=1))
+
+
+def sensitivity(layer, row: Row, data, schedule: str, leaves: list, expected: list) -> float:
+    """How far gradients move in float32 when weights and inputs move by the 0.4 % to which bfloat16 rounds.
+
+    Where a score stands close to the kink of a leaky ReLU that is far, in whatever precision.
+    """
+    kept, furthest = [leaf.detach().clone() for leaf in leaves], 0.0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for leaf, value in zip(leaves, kept, strict=True):
+                leaf.copy_(value * (1 + 2**-8 * (2 * torch.rand_like(value) - 1)))
+        moved = gradients(call(layer, row, data, schedule), leaves)
+        furthest = max(furthest, *(away(a, b) for a, b in zip(moved, expected, strict=True)))
+    with torch.no_grad():
+        for leaf, value in zip(leaves, kept, strict=True):
+            leaf.copy_(value)
+    return furthest
+
+
+@every_row
+def test_forward_and_backward_under_autocast_are_close_to_float32(row):
+    for name, schedule, layer, data in as_float32(row):
+        leaves = leaves_of(layer, row, data)
+        exact = call(layer, row, data, schedule)
+        expected = gradients(exact, leaves)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = call(layer, row, data, schedule)
+            inside = gradients(out, leaves)
+        found = gradients(tuple(value.float() for value in out), leaves)
+        assert all(grad.isfinite().all() for grad in inside), name
+        assert max(away(a, b) for a, b in zip(out, exact, strict=True)) < OUTPUTS, name
+        worst = max((away(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+        assert worst < GRADIENTS or worst < 4 * sensitivity(layer, row, data, schedule, leaves, expected), name
+        assert all(grad.dtype == leaf.dtype for grad, leaf in zip(found, leaves, strict=True)), name
