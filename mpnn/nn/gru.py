@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mpnn.nn.recurrent import Recurrent, Weights, arrived
+from mpnn.products import linear
 
 __all__ = ["GRU"]
 
@@ -83,7 +83,7 @@ class GRU(Recurrent):
         return w
 
     def inputs(self, x: Tensor, w: Weights) -> Tensor:
-        return F.linear(x, w.weight_ih, w.bias_ih)
+        return linear(x, w.weight_ih, w.bias_ih)
 
     def _split(self, blocks: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
         """The blocks of r and z, and that of n."""
@@ -113,5 +113,5 @@ class GRU(Recurrent):
 def _product(h: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``h U^T + b'``; of no h the bias alone, which is the same for all nodes."""
     if h is not None:
-        return F.linear(h, weight, bias)
+        return linear(h, weight, bias)
     return weight.new_zeros(weight.shape[0]) if bias is None else bias

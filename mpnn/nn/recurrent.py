@@ -16,6 +16,7 @@ from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan
+from mpnn.products import linear
 from mpnn.schedule import Schedule
 
 __all__ = ["Recurrent"]
@@ -125,7 +126,7 @@ class Recurrent(MessagePassing):
 
     def inputs(self, x: Tensor, w: Weights) -> Tensor:
         """The products with x and all biases, for all nodes at once."""
-        return F.linear(x, w.weight_ih, w.bias_ih + w.bias_hh if self.bias else None)
+        return linear(x, w.weight_ih, w.bias_ih + w.bias_hh if self.bias else None)
 
     def message(self, h_j):
         return h_j
@@ -238,4 +239,4 @@ def arrived(message: Tensor | None, start: Tensor | None) -> Tensor | None:
 
 def recur(wx: Tensor, h: Tensor | None, weight: Tensor) -> Tensor:
     """``wx + h U^T``."""
-    return wx if h is None else torch.addmm(wx, h, weight.t())
+    return wx if h is None else linear(h, weight, plus=wx)
