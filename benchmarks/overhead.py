@@ -125,4 +125,4 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    main(__file__, __doc__, CASES)
+    main(__file__, __doc__, CASES, threads=(1,))

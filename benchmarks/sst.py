@@ -7,7 +7,8 @@
 - ``epoch``: one epoch of training as ``scripts/sst.py`` does it: all 8,544 trees in new batches of 25, joined and
   planned by the loader, with dropout, AdaGrad, and word vectors that are trained.
 
-Items are trees.
+Items are trees. The reference is the matrix products of the cell alone, batch by batch: of the word vectors at the
+leaves and of the children's states, forward and both backward.
 """
 
 from __future__ import annotations
@@ -110,6 +111,25 @@ def passes(kind: type[Sentiment], words: int, hidden: int, make: Callable[[], It
     return step
 
 
+def products_step(trees: list[Data], hidden: int) -> Step:
+    """W on the leaves, U on both children of the inner nodes; the gradients of both, and of the states."""
+    batches = []
+    for some in (trees[k : k + BATCH] for k in range(0, len(trees), BATCH)):
+        inner = sum(tree.edge_index.shape[1] for tree in some) // 2
+        batches.append((torch.randn(inner + len(some), 50), torch.randn(inner, 2 * hidden)))
+    weights = torch.randn(4 * hidden, 50), torch.randn(5 * hidden, 2 * hidden)
+
+    def step() -> list[Tensor]:
+        for rows in batches:
+            for x, weight in zip(rows, weights):
+                y = x @ weight.t()
+                y.t() @ x
+                y @ weight
+        return []
+
+    return step
+
+
 def trees_case(smoke: bool) -> Case:
     every, words = treebank(smoke)
     count, hidden = (5, 8) if smoke else (100, 150)
@@ -134,7 +154,8 @@ def trees_case(smoke: bool) -> Case:
         [
             Contender(name, partial(passes, kind, words, hidden, make), role, size=count)
             for name, role, kind, make in ways
-        ],
+        ]
+        + [Contender("matrix products alone", partial(products_step, some, hidden), "reference", False, count)],
     )
 
 
@@ -161,11 +182,14 @@ def epoch_case(smoke: bool) -> Case:
     name = f"mpnn, batches of {BATCH}"
     return Case(
         f"One epoch of training: {len(trees):,} trees, {sum(tree.num_nodes for tree in trees):,} nodes.",
-        [Contender(name, partial(epoch_step, trees, words, hidden), "mpnn", agrees=False, size=len(trees))],
+        [
+            Contender(name, partial(epoch_step, trees, words, hidden), "mpnn", agrees=False, size=len(trees)),
+            Contender("matrix products alone", partial(products_step, trees, hidden), "reference", False, len(trees)),
+        ],
     )
 
 
 CASES = {"trees": trees_case, "epoch": epoch_case}
 
 if __name__ == "__main__":
-    main(__file__, __doc__, CASES)
+    main(__file__, __doc__, CASES, threads=(1,))

@@ -4,13 +4,15 @@
   features, on 256 random binary trees of 20 to 40 leaves; forward and backward from a dense gradient of every node's h.
   The reference is its matrix products alone, each as a single batch over all nodes or edges: W (4H wide) on all nodes,
   U (3H) on the inner ones, U_f (H) on the edges, and both backward products of U and U_f (of W that of the weights).
-- ``chains``: the same cell on chains of growing length through the generic path, to see whether time and memory grow
-  linearly.
+- ``deep``: the same cell on one chain of 10,000 nodes through the generic path, one node a level, beside a loop over
+  the cell in plain torch, with W x taken beforehand as well. Items are levels.
+- ``chains``: the same on chains of growing length, to see whether time and memory grow linearly.
 """
 
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -227,6 +229,50 @@ def package_step(trees: Forest) -> Step:
     return step
 
 
+def fold_step(trees: Forest) -> Step:
+    """torchfold: equal operations of one depth are joined when they are run, from a list made anew each time.
+
+    The package speaks to a torch of 2017: what it asks of it is handed in. It takes a fixed number of arguments, so a
+    node has two children or none.
+    """
+    package = peer("torchfold.torchfold")
+    names = types.SimpleNamespace(_TensorBase=Tensor)
+    package.torch = types.SimpleNamespace(tensor=names, cat=torch.cat, chunk=torch.chunk)
+    w, u, u_f, b = parameters = leaves(trees.weights)
+    h = trees.hidden
+    order = torch.argsort(trees.level).tolist()
+    children = [[] for _ in order]
+    for child, parent in trees.edge_index.t().tolist():
+        children[parent].append(child)
+
+    class Cell:
+        def leaf(self, z):
+            return self.fire(z[:, : 3 * h], 0.0)
+
+        def join(self, z, h_l, c_l, h_r, c_r):
+            z, z_f = z.split([3 * h, h], dim=1)
+            kept = sum(torch.sigmoid(torch.addmm(z_f, h_j, u_f.t())) * c_j for h_j, c_j in ((h_l, c_l), (h_r, c_r)))
+            return self.fire(torch.addmm(z, h_l + h_r, u.t()), kept)
+
+        def fire(self, z, kept):
+            i, o, g = z.chunk(3, dim=1)
+            c = torch.sigmoid(i) * torch.tanh(g) + kept
+            return torch.sigmoid(o) * torch.tanh(c), c
+
+    def forward():
+        z = torch.addmm(b, trees.x, w.t()).split(1)
+        fold, state = package.Fold(), {}
+        for node in order:
+            if children[node]:
+                below = [field for child in children[node] for field in state[child]]
+                state[node] = fold.add("join", z[node], *below).split(2)
+            else:
+                state[node] = fold.add("leaf", z[node]).split(2)
+        return fold.apply(Cell(), [[state[node][0] for node in range(trees.num_nodes)]])[0]
+
+    return training_step(trees, parameters, forward)
+
+
 def dgl_step(trees: Forest) -> Step:
     """DGL's ``prop_nodes_topo`` with the cell as message, reduce and apply functions; its example's, with W_f x."""
     dgl = peer("dgl")
@@ -257,6 +303,29 @@ def dgl_step(trees: Forest) -> Step:
             return graph.ndata["h"]
 
     return training_step(trees, parameters, forward)
+
+
+def loop_step(line: Forest) -> Step:
+    """A loop over the cell on a chain: what is known beforehand is taken at once, and states are kept in a list."""
+    w, u, u_f, b = parameters = leaves(line.weights)
+    h_size = line.hidden
+
+    def forward():
+        z = torch.addmm(b, line.x, w.t())
+        gates, forget = z[:, : 3 * h_size].split(1), z[:, 3 * h_size :].split(1)
+        out, h, c = [], None, None
+        for own, z_f in zip(gates, forget):
+            kept = 0.0
+            if h is not None:
+                kept = torch.sigmoid(torch.addmm(z_f, h, u_f.t())) * c
+                own = torch.addmm(own, h, u.t())
+            i, o, g = own.chunk(3, dim=1)
+            c = torch.sigmoid(i) * torch.tanh(g) + kept
+            h = torch.sigmoid(o) * torch.tanh(c)
+            out.append(h)
+        return torch.cat(out)
+
+    return training_step(line, parameters, forward)
 
 
 # References ---------------------------------------------------------------------------------------------------------
@@ -296,9 +365,24 @@ def trees_case(smoke: bool) -> Case:
             Contender("level-batched plain torch", partial(level_step, trees), size=size),
             Contender("DGL prop_nodes", partial(dgl_step, trees), size=size),
             Contender("pytorch-tree-lstm", partial(package_step, trees), size=size),
+            Contender("torchfold", partial(fold_step, trees), size=size),
             Contender("matrix products alone", partial(gemm_step, trees), "reference", agrees=False, size=size),
         ],
     )
+
+
+def deep_case(smoke: bool) -> Case:
+    length, hidden = (20, 8) if smoke else (10_000, 32)
+    line = chain(length, hidden)
+    rows = [
+        Contender("mpnn", partial(chain_step, length, hidden), "mpnn"),
+        Contender("loop over the cell, plain torch", partial(loop_step, line)),
+        Contender("matrix products alone", partial(gemm_step, line), "reference", agrees=False),
+    ]
+    for row in rows:
+        row.size = length
+    title = f"The same cell on one chain of {length:,} nodes, {hidden} hidden: as many levels."
+    return Case(title, rows, tolerance=1e-3)
 
 
 def chains_case(smoke: bool) -> Case:
@@ -306,14 +390,19 @@ def chains_case(smoke: bool) -> Case:
     contenders = [
         Contender(f"mpnn, {n:,} nodes", partial(chain_step, n, hidden), "mpnn", agrees=False, size=n) for n in lengths
     ]
+    longest = chain(max(lengths), hidden)
+    contenders.append(
+        Contender(f"matrix products alone, {max(lengths):,} nodes", partial(gemm_step, longest), "reference", False)
+    )
     return Case(
         f"The same cell on one chain, {hidden} hidden, forced wavefront: as many levels as nodes.",
         contenders,
         slope=True,
+        axis="nodes",
     )
 
 
-CASES = {"trees": trees_case, "chains": chains_case}
+CASES = {"trees": trees_case, "deep": deep_case, "chains": chains_case}
 
 if __name__ == "__main__":
-    main(__file__, __doc__, CASES)
+    main(__file__, __doc__, CASES, threads=(1, 2))
