@@ -73,6 +73,14 @@ def test_windows_run_on_the_kernels_of_torch(charlm, tiny):
             charlm.loss(charlm.make(kind, config, len(text.known)), batch).backward()
 
 
+def test_forget_gates_begin_open(charlm, tiny):
+    text, config = tiny
+    layer = charlm.make("lstm", replace(config, layers=2), len(text.known)).layer
+    for k in range(2):
+        i, f, g, o = layer.get_parameter(f"bias_ih_l{k}").chunk(4)
+        assert (f == 1).all() and not any((gate == 1).any() for gate in (i, g, o))
+
+
 def test_what_is_held_out_is_learnt_from_unless_options_are_chosen(charlm, tiny, tmp_path, monkeypatch):
     text, config = tiny
     seen = []
