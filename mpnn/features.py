@@ -9,14 +9,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
+from mpnn.kept import Kept
 from mpnn.kernels import csr, weighted_sum
 from mpnn.plan import Edges
 
 __all__ = ["Linear", "dropout", "is_sparse"]
 
-_bags = WeakIdKeyDictionary()
+_bags = Kept()
 
 
 def is_sparse(x: Tensor) -> bool:

@@ -70,24 +70,35 @@ _noticed = False
 # Sparse products ------------------------------------------------------------------------------------------------------
 
 WIDE = 80  # columns from which torch's own reduction beats the vendor's sparse product in float64 (measured on a CPU)
-NARROW = 8  # columns below which the vendor's product, or a plain sum over runs, is quickest
+NARROW = 8  # columns below which the vendor's product is quickest, unless the edges are
+FEW = 100_000  # fewer than this, where making its matrix costs more than it saves
 
 
-def _product(rowptr: Tensor, col: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+def _product(edges: Edges, matrix: tuple[Tensor, Tensor], weight: Tensor | None, x: Tensor) -> Tensor:
     """``out[i] = sum_e weight[e] * x[col[e]]`` over ``rowptr[i] <= e < rowptr[i + 1]``, for x of two dimensions.
 
-    On a CPU the bag of embeddings is two to three times as fast as a sparse product (200,000 nodes, 5 million edges,
-    128 columns: 77 ms, torch.sparse.mm 187 ms, CSR @ dense 295 ms), but not in float64, nor for few columns.
+    ``matrix`` is (rowptr, col); a weight of None stands for ones. On a CPU the bag of embeddings is two to three times
+    as fast as a sparse product (200,000 nodes, 5 million edges, 128 columns: 77 ms, torch.sparse.mm 187 ms, CSR @ dense
+    295 ms), but not in float64, nor for few columns.
     """
-    if torch.is_autocast_enabled(x.device.type):  # which would narrow x, but not the matrix
-        with torch.autocast(x.device.type, enabled=False):
-            return _product(rowptr, col, weight, x)
-    on_cpu, width = x.device.type == "cpu", x.shape[1]
-    if on_cpu and x.dtype != torch.float64 and (width >= NARROW or x.dtype != torch.float32) and x.shape[0]:
+    device, width, (rowptr, col) = x.device.type, x.shape[1], matrix
+    if torch.is_autocast_enabled(device):  # which would narrow x, but not the matrix
+        with torch.autocast(device, enabled=False):
+            return _product(edges, matrix, weight, x)
+    weight = None if weight is None else weight.detach()
+    if device == "cpu" and x.shape[0] and _in_bags(x.dtype, width, col.shape[0]):
         rows = x.detach().contiguous()  # sum (mode 0) of weighted rows; the last offset ends the last bag
-        return torch.embedding_bag(rows, col, rowptr, False, 0, False, weight.detach(), True)[0]
-    matrix = csr(rowptr, col, weight, (rowptr.numel() - 1, x.shape[0]))
-    return torch.sparse.mm(matrix, x.contiguous(), "sum") if on_cpu and width >= WIDE else matrix @ x
+        return torch.embedding_bag(rows, col, rowptr, False, 0, False, weight, True)[0]
+    weight = _ones(edges, x) if weight is None else weight
+    matrix = csr(rowptr, col, weight, (rowptr.shape[0] - 1, x.shape[0]))
+    return torch.sparse.mm(matrix, x.contiguous(), "sum") if device == "cpu" and width >= WIDE else matrix @ x
+
+
+def _in_bags(dtype: torch.dtype, width: int, num_edges: int) -> bool:
+    """Whether the bag of embeddings is the quicker way on a CPU, or the only one."""
+    if dtype is torch.float32:
+        return width >= NARROW or num_edges < FEW
+    return dtype is not torch.float64
 
 
 def _product_by_head(edges: Edges, turned: bool, weight: Tensor, x: Tensor) -> Tensor:
@@ -96,15 +107,16 @@ def _product_by_head(edges: Edges, turned: bool, weight: Tensor, x: Tensor) -> T
     A head is every K-th row of x seen as ``(N K, F)``, so no head is copied out.
     """
     heads = x.shape[1]
-    order, rowptr, col = edges.transpose if turned else (None, edges.rowptr, edges.src)
+    order = edges.by_source if turned else None
+    matrix = edges.transpose if turned else (edges.rowptr, edges.src)
     if heads > 1:
-        rowptr, col = edges.remember(("every", heads, turned), lambda: _every(rowptr, col, heads, x.shape[0]))
+        matrix = edges.remember(("every", heads, turned), lambda: _every(*matrix, heads, x.shape[0]))
     table = x.contiguous().view(x.shape[0] * heads, x.shape[2])
-    out = x.new_empty(rowptr.numel() - 1, *x.shape[1:])
+    out = x.new_empty(matrix[0].shape[0] - 1, *x.shape[1:])
     for head in range(heads):
         column = weight[:, head].contiguous()
         column = column if order is None else column.index_select(0, order)
-        out[:, head] = _product(rowptr, col, column, table[head:])
+        out[:, head] = _product(edges, matrix, column, table[head:])
     return out
 
 
@@ -121,7 +133,7 @@ def _sum_runs(edges: Edges, values: Tensor) -> Tensor:
     """Sums over the edges into each node: ``(E, ...) -> (N, ...)``; 0 without edges."""
     rows = flat(values).contiguous()
     places = edges.remember("places", lambda: torch.arange(len(edges), dtype=edges.src.dtype, device=edges.src.device))
-    return shaped(_product(edges.rowptr, places, _ones(edges, rows), rows), values)
+    return shaped(_product(edges, (edges.rowptr, places), None, rows), values)
 
 
 class _Gather(torch.autograd.Function):
@@ -136,8 +148,8 @@ class _Gather(torch.autograd.Function):
         edges = ctx.edges
         if ctx.end == "target":
             return _sum_runs(edges, grad), None, None
-        order, colptr, _ = edges.transpose
-        return shaped(_product(colptr, order, _ones(edges, grad), flat(grad)), grad), None, None
+        order, (colptr, _) = edges.by_source, edges.transpose
+        return shaped(_product(edges, (colptr, order), None, flat(grad)), grad), None, None
 
 
 def gather(x: Tensor, edges: Edges | Loose, end: str) -> Tensor:
@@ -155,23 +167,23 @@ class _WeightedSum(torch.autograd.Function):
     def forward(ctx, weight, value, edges):
         ctx.edges = edges
         ctx.save_for_backward(weight, value if ctx.needs_input_grad[0] else None)
-        if weight.dim() == 2:
+        if weight is not None and weight.dim() == 2:
             return _product_by_head(edges, False, weight, value)
-        return _product(edges.rowptr, edges.src, weight.contiguous(), value)
+        return _product(edges, (edges.rowptr, edges.src), None if weight is None else weight.contiguous(), value)
 
     @staticmethod
     def backward(ctx, grad):
         refuse_double_backward("mpnn's sparse products")
         weight, value = ctx.saved_tensors
-        grad_weight = grad_value = None
+        edges, grad_weight, grad_value = ctx.edges, None, None
         if ctx.needs_input_grad[1]:
-            if weight.dim() == 2:
-                grad_value = _product_by_head(ctx.edges, True, weight, grad)
+            if weight is not None and weight.dim() == 2:
+                grad_value = _product_by_head(edges, True, weight, grad)
             else:
-                _, colptr, dst = ctx.edges.transpose
-                grad_value = _product(colptr, dst, ctx.edges.turned(weight), grad)
+                turned = None if weight is None else edges.turned(weight)
+                grad_value = _product(edges, edges.transpose, turned, grad)
         if ctx.needs_input_grad[0]:
-            grad_weight = _sampled(ctx.edges, grad, value)
+            grad_weight = _sampled(edges, grad, value)
         return grad_weight, grad_value, None
 
 
@@ -204,29 +216,26 @@ def weighted_sum(edges: Edges | Loose, weight: Tensor | None, value: Tensor) -> 
     """
     if isinstance(edges, Loose):
         return segment_sum(edges, weigh(weight, value.index_select(0, edges.src)))
-    weight = _ones(edges, value) if weight is None else weight.to(value.dtype)
-    if weight.dim() == 2:
-        return _WeightedSum.apply(weight, value, edges)
+    if weight is not None:
+        weight = weight.to(value.dtype)
+        if weight.dim() == 2:
+            return _WeightedSum.apply(weight, value, edges)
     return shaped(_WeightedSum.apply(weight, flat(value), edges), value)
 
 
 def degree(edges: Edges | Loose, like: Tensor) -> Tensor:
     """The number of edges into each node, but at least 1: ``(N,)``, in the dtype of ``like``."""
-
-    def build():
+    if isinstance(edges, Loose):
         count = torch.zeros(edges.num_dst, dtype=like.dtype, device=like.device)
         return count.index_add(0, edges.dst, count.new_ones(1).expand(len(edges))).clamp(min=1)
-
-    return build() if isinstance(edges, Loose) else edges.remember(("degree", like.dtype), build)
+    return edges.remember(("degree", like.dtype), lambda: edges.rowptr.diff().clamp(min=1).to(like.dtype))
 
 
 def mean_weight(edges: Edges | Loose, like: Tensor) -> Tensor:
     """One over the number of edges into the target, for each edge: ``(E,)``, in the dtype of ``like``."""
-
-    def build():
+    if isinstance(edges, Loose):
         return degree(edges, like).reciprocal().index_select(0, edges.dst)
-
-    return build() if isinstance(edges, Loose) else edges.remember(("mean", like.dtype), build)
+    return edges.remember(("mean", like.dtype), lambda: edges.expand(degree(edges, like).reciprocal()))
 
 
 def weigh(weight: Tensor | None, value: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def symmetric(
     graph = loops.graph if self_loops else layer.plan(edge_index, num_nodes)
     if weight is None and isinstance(graph, Plan):
         edges, key = graph.edges[""], ("symmetric", like.dtype)
-        return graph, graph.remember(key, lambda: edges.unplace(_normalised(edges, like.new_ones(len(edges)))))
+        return graph, graph.remember(key, lambda: edges.unplace(_by_degree(edges, like)))
     given = loops.given if self_loops else len(graph.edges[""])
     if weight is None:
         weight = like.new_ones(given)
@@ -111,6 +111,17 @@ def symmetric(
 
 
 def _normalised(edges: Edges | Loose, weight: Tensor) -> Tensor:
-    root = segment_sum(edges, weight).pow(-0.5)
-    root = torch.where(root.isinf(), torch.zeros_like(root), root)
+    root = _root(segment_sum(edges, weight))
     return weight * root.index_select(0, edges.src) * root.index_select(0, edges.dst)
+
+
+def _by_degree(edges: Edges, like: Tensor) -> Tensor:
+    """The same where all weights are 1, with no more memory than the result and one other."""
+    root = _root(edges.rowptr.diff().to(like.dtype))
+    return root.index_select(0, edges.src).mul_(edges.expand(root))
+
+
+def _root(total: Tensor) -> Tensor:
+    """``1 / sqrt(total)``, and 0 for 0."""
+    root = total.pow(-0.5)
+    return torch.where(root.isinf(), torch.zeros_like(root), root)

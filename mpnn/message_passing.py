@@ -161,7 +161,7 @@ class MessagePassing(nn.Module):
         """
         size = self._size(edge_index, num_nodes, fields)
         plan = self._plan(edge_index, schedule, size)
-        call = Call(self, plan, dict(fields), batch, num_graphs, only)
+        call = Call(self, plan, fields, batch, num_graphs, only)
         result = run(call)
         nodes = result.nodes if len(result.nodes) > 1 else result.nodes[0]
         if self.hooks.edge_update is None and self.hooks.global_update is None:

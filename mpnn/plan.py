@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary, WeakIdRef
+from torch.utils.weak import WeakIdRef
 
 from mpnn import schedule as schedules
 from mpnn.graph import Size, Typed, check_edges, edges_of, nodes_of, typed
+from mpnn.kept import Kept
 from mpnn.schedule import Schedule
 
 __all__ = ["Edges", "Plan", "plan"]
@@ -30,7 +31,7 @@ class Edges:
     Indices are int64, or int32 in a plan of one level: sparse products take either, and half the memory counts there.
 
     Attributes:
-        src, dst ``(E,)``: node positions in level order.
+        src, dst ``(E,)``: node positions in level order; dst is made of rowptr when first asked for.
         order ``(E,)`` or None: the user's edge at each place; None if the user's order is kept.
         rowptr ``(N + 1,)``: the edges into position i are ``rowptr[i]:rowptr[i + 1]``.
         counts: edges into each level, as Python integers.
@@ -43,10 +44,10 @@ class Edges:
             dst, order = torch.sort(dst, stable=True)
             src, self.order = src[order], order.to(index)
         else:
-            self.order = None  # src and dst are copied below: a view would keep the user's tensor alive, and the cache
-        self.src, self.dst = src.to(index, copy=self.order is None), dst.to(index, copy=self.order is None)
+            self.order = None  # src is copied below: a view would keep the user's tensor alive, and the cache
+        self.src = src.to(index, copy=self.order is None)
         self.num_src, self.num_dst = num_src, num_dst
-        self.rowptr = pointers(self.dst, num_dst)
+        self.rowptr = pointers(dst, num_dst).to(index)
         self.memo: dict[Hashable, Any] = {}
         self.counts: list[int] = []
         self.degrees: list[int | None] = []
@@ -79,23 +80,44 @@ class Edges:
         return values.index_select(0, self.remember("back", lambda: inverse(self.order)))
 
     @property
-    def transpose(self) -> tuple[Tensor, Tensor, Tensor]:
-        """``(order, colptr, dst)``: the plan's edges sorted by source, their pointers by source, and their targets."""
+    def dst(self) -> Tensor:
+        return self.remember("dst", self._targets)
 
-        def build():
+    def _targets(self) -> Tensor:
+        node = torch.arange(self.num_dst, dtype=self.src.dtype, device=self.src.device)
+        return self.expand(node)
+
+    def expand(self, values: Tensor) -> Tensor:
+        """Node values ``(N_dst, ...)`` at the target of each edge."""
+        return values.repeat_interleave(self.rowptr.diff(), 0, output_size=len(self))
+
+    @property
+    def by_source(self) -> Tensor:
+        """The plan's edges sorted by source. Kept from the second time on: constant weights ask only once."""
+        order = self.memo.get("by source")
+        if order is None:
             order = torch.argsort(self.src, stable=True).to(self.src.dtype)
-            return order, pointers(self.src[order], self.num_src), self.dst[order]
+            if "transpose" in self.memo:
+                self.memo["by source"] = order
+            else:
+                self.memo["transpose"] = pointers(self.src, self.num_src).to(order), self._targets()[order]
+        return order
 
-        return self.remember("transpose", build)
+    @property
+    def transpose(self) -> tuple[Tensor, Tensor]:
+        """``(colptr, dst)`` of the edges sorted by source: their pointers, and their targets."""
+        if "transpose" not in self.memo:
+            self.by_source  # noqa: B018 (makes both)
+        return self.memo["transpose"]
 
     def turned(self, weight: Tensor) -> Tensor:
         """Edge weights sorted by source; kept while a weight that needs no gradient lives unchanged."""
         if weight.requires_grad:
-            return weight.index_select(0, self.transpose[0])
-        known = self.remember("turned", WeakIdKeyDictionary)
+            return weight.index_select(0, self.by_source)
+        known = self.remember("turned", Kept)
         version, turned = known.get(weight, (None, None))
         if version != weight._version:
-            turned = weight.index_select(0, self.transpose[0])
+            turned = weight.index_select(0, self.by_source)
             known[weight] = weight._version, turned
         return turned
 
@@ -111,7 +133,7 @@ class Edges:
     def to(self, device: Any, non_blocking: bool = False) -> Edges:
         moved = copy.copy(self)
         moved.memo = {}
-        for name in ("src", "dst", "order", "rowptr"):
+        for name in ("src", "order", "rowptr"):
             value = getattr(self, name)
             setattr(moved, name, None if value is None else value.to(device=device, non_blocking=non_blocking))
         return moved
@@ -302,7 +324,7 @@ def plan(
     return Plan(relations, turned_size, level, rule, reads_old, types)
 
 
-_plans = WeakIdKeyDictionary()
+_plans = Kept()
 
 
 def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str, make: Callable = plan) -> Any:

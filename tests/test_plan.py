@@ -181,9 +181,17 @@ def test_frontiers_and_the_edges_into_them_are_contiguous_and_nothing_is_lost(gr
     for i in range(n):
         into = range(int(edges.rowptr[i]), int(edges.rowptr[i + 1]))
         assert list(into) == [e for e, k in enumerate(edges.dst.tolist()) if k == i]
-    order, colptr, dst = edges.transpose
+    order, (colptr, dst) = edges.by_source, edges.transpose
     assert edges.src[order].tolist() == sorted(edges.src.tolist()) and dst.tolist() == edges.dst[order].tolist()
     assert colptr.diff().tolist() == torch.bincount(edges.src, minlength=n).tolist()
+
+
+def test_the_order_by_source_is_kept_from_the_second_time_on():
+    edges = mpnn.plan(torch.tensor([[2, 0, 1], [1, 0, 2]]), num_nodes=3).edges[""]
+    first = edges.by_source
+    assert "by source" not in edges.memo and edges.transpose is edges.transpose
+    second = edges.by_source
+    assert torch.equal(first, second) and edges.by_source is second
 
 
 def test_on_a_chain_the_layout_is_that_of_a_packed_sequence():
@@ -345,7 +353,8 @@ def test_a_plan_moves_to_devices_only():
 def test_indices_are_short_where_only_sparse_products_read_them(monkeypatch):
     edge_index = torch.tensor([[2, 0, 1], [1, 0, 2]])
     flat = mpnn.plan(edge_index, num_nodes=3).edges[""]
-    assert {t.dtype for t in (flat.src, flat.dst, flat.order, flat.rowptr, *flat.transpose)} == {torch.int32}
+    made = flat.src, flat.dst, flat.order, flat.rowptr, flat.by_source, *flat.transpose
+    assert {t.dtype for t in made} == {torch.int32}
     deep = mpnn.plan(edge_index, schedule=torch.arange(3), num_nodes=3).edges[""]
     assert {t.dtype for t in (deep.src, deep.dst, deep.rowptr)} == {torch.int64}
     assert mpnn.plan(edge_index, num_nodes=3).edge_index().dtype == torch.int64

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpnn.features import Linear
+from mpnn.features import Linear, check_features, is_sparse
 from mpnn.loops import symmetric
 from mpnn.message_passing import MessagePassing
 
@@ -63,15 +63,18 @@ class GCN(MessagePassing):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, edge_index: Any, edge_weight: Tensor | None = None) -> Tensor:
-        x = self.linear(x)
+        linear_first = is_sparse(x) or self.out_features <= self.in_features  # what is narrower travels
+        if linear_first:
+            x = self.linear(x)
+        else:
+            check_features("GCN", x, self.in_features)
         graph, norm = symmetric(self, edge_index, x.shape[0], edge_weight, x, self.self_loops)
-        return self.propagate(graph, x=x, norm=norm)
+        out = self.propagate(graph, x=x, norm=norm)
+        out = out if linear_first else self.linear(out)
+        return out if self.bias is None else out + self.bias
 
     def weight(self, norm):
         return norm
-
-    def update(self, message):
-        return message if self.bias is None else message + self.bias
 
     def __repr__(self) -> str:
         return f"GCN({self.in_features}, {self.out_features})"

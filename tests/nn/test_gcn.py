@@ -25,14 +25,15 @@ def paper_gcn(layer, x, edge_index, edge_weight):  # arXiv:1609.02907, eq. 2: A_
 
 @pytest.mark.parametrize("name", graphs())
 @pytest.mark.parametrize("weighted", [False, True])
-def test_gcn_is_the_papers_formula(name, weighted):
+@pytest.mark.parametrize("width", [2, 5])  # the product with W before and after the sum over neighbours
+def test_gcn_is_the_papers_formula(name, weighted, width):
     data = graphs()[name]
-    layer = randomised(mpnn.nn.GCN(3, 2))
+    layer = randomised(mpnn.nn.GCN(3, width))
     x = torch.randn(data.num_nodes, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.rand(data.num_edges, dtype=torch.float64, requires_grad=True)
     ours = layer(x, data.edge_index, weight if weighted else None)
     rows = paper_gcn(layer, x, data.edge_index, weight if weighted else torch.ones_like(weight))
-    theirs = torch.stack(rows) if rows else x.new_zeros(0, 2)
+    theirs = torch.stack(rows) if rows else x.new_zeros(0, width)
     assert_same(ours, theirs, [x, weight, *layer.parameters()], what=name)
 
 
@@ -78,3 +79,26 @@ def test_weights_are_not_remembered_with_the_graph():
     plain = layer(x, data.edge_index)
     assert not torch.allclose(first, plain)
     assert torch.equal(plain, mpnn.nn.GCN.forward(layer, x, data.edge_index.clone()))
+
+
+@pytest.mark.parametrize("width", [2, 5])
+def test_what_travels_is_what_is_narrower(width, monkeypatch):
+    seen, weighted_sum = [], mpnn.kernels.weighted_sum
+    monkeypatch.setattr(mpnn.kernels, "weighted_sum", lambda e, w, x: seen.append(x.shape[1]) or weighted_sum(e, w, x))
+    mpnn.nn.GCN(3, width)(torch.randn(7, 3), graphs()["tree"].edge_index)
+    assert seen == [min(3, width)]
+
+
+def test_a_wrong_width_is_refused_before_anything_is_summed():
+    with pytest.raises(ValueError, match=r"GCN: x has 4 features a node, shape \(7, 4\); expected 3"):
+        mpnn.nn.GCN(3, 5)(torch.ones(7, 4), graphs()["tree"].edge_index)
+
+
+def test_a_plan_of_constant_weights_keeps_no_more_than_two_matrices():
+    data = graphs()["random"]
+    layer = mpnn.nn.GCN(3, 2)
+    x = torch.randn(data.num_nodes, 3, requires_grad=True)
+    for _ in range(3):
+        layer(x, data.edge_index).sum().backward()
+    edges = mpnn.loops.looped(layer, data.edge_index, data.num_nodes).edges
+    assert "dst" not in edges.memo and "by source" not in edges.memo and edges.order is None
