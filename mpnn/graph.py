@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.data import HeteroData
 
 Size = int | tuple[int, int]
 EdgeType = tuple[str, str, str]
@@ -47,7 +48,7 @@ class Typed:
             return values
         given = values
         if isinstance(values, str):
-            given = self.data.collect(values, True) if hasattr(self.data, "collect") else {}
+            given = self.data.collect(values, True) if isinstance(self.data, HeteroData) else {}
         for kind, count in self.sizes.items():
             if count and kind not in given:
                 raise ValueError(
@@ -74,7 +75,7 @@ class Typed:
 
 def typed(graph: Any, num_nodes: Any = None, owner: str = "graph") -> Any:
     """A graph with types of nodes as :class:`Typed`; any other as it is."""
-    if hasattr(graph, "node_types") and hasattr(graph, "edge_types"):
+    if isinstance(graph, HeteroData):
         sizes = {kind: int(graph[kind].num_nodes or 0) for kind in graph.node_types}
         return Typed(graph, graph.collect("edge_index", True), sizes, owner)
     return Typed(graph, graph, num_nodes, owner) if isinstance(num_nodes, Mapping) else graph
