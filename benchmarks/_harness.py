@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _report import Result, Row, header, picture, report, slope, table, write
+from _report import Result, Row, header, median, picture, report, slope, table, write
 from torch import Tensor
 from tqdm import tqdm
 
@@ -256,7 +256,7 @@ def compare(name: str, expected: Sequence[Tensor], other: str, got: Sequence[Ten
 def measure(case: Case, pace: Pace, bar: tqdm) -> list[Row]:
     """Times all contenders by turns, in a new order each round; one that has used up its share of time sits out."""
     rows = [Row(c.name, c.role, c.note, c.size) for c in case.contenders]
-    steps = set_up(case, rows, max(pace.limit, case.patience), bar)
+    steps = set_up(case, rows, max(3 * pace.limit, case.patience), bar)
     of = {row.name: row for row in rows}
     order, used, shuffle = list(steps), dict.fromkeys(steps, 0.0), random.Random(0)
     gc.collect()
@@ -428,7 +428,8 @@ def chung_lu(num_nodes: int, num_edges: int, seed: int = 0, exponent: float = 2.
 @dataclass
 class Pace:
     """How long is measured: turns of each contender, least seconds of a turn, tries of a turn that was disturbed, and
-    seconds for a case (shared by its contenders, who have one turn in any case) and for a single step.
+    seconds for a case (shared by its contenders, who have one turn in any case). A set-up with its first step may take
+    three times as long, and what needs a quarter of it for a step is not weighed.
     """
 
     name: str
@@ -480,9 +481,10 @@ def run_case(name: str, build: Callable[[bool], Case], threads: int, options: ar
     result.axis = case.axis or "size" * case.slope
     with tqdm(total=len(case.contenders) * (1 + pace.rounds), desc=result.key, file=sys.stderr, leave=False) as bar:
         result.rows = measure(case, pace, bar)
-    weighed = [row for row in result.rows if row.wall] if scales and case.memory else []
+    weighed = [row for row in result.rows if row.wall and median(row.wall) < pace.limit / 4]
+    weighed = weighed if scales and case.memory else []
     for row in tqdm(weighed[:1] if options.smoke else weighed, f"{name}, memory", file=sys.stderr, leave=False):
-        scales.weigh(name, row, threads, pace.limit)
+        scales.weigh(name, row, threads, 3 * pace.limit)
     result.seconds = time.perf_counter() - began
     return result
 
