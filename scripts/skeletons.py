@@ -54,7 +54,7 @@ class Config(Options):
     ] = "all"
     """Model."""
     seeds: int = 3
-    epochs: int = 40
+    epochs: int = 30
     """Epochs of a run; the model after the last one counts."""
     without: Literal["nothing", "camera 1", "camera 2", "subjects"] = "nothing"
     """To choose settings by: trains without one of the training cameras, or without two subjects, and gives the
@@ -69,7 +69,7 @@ class Config(Options):
     """Learning rate at the beginning; it falls to 0 along a cosine."""
     decay: float = 1e-2
     """Weight decay of AdamW."""
-    dropout: float = 0.3
+    dropout: float = 0.1
     """On what goes into each layer."""
     turn: float = 30.0
     """Training sequences are turned about the vertical axis by up to so many degrees, and by half about the others."""
@@ -345,7 +345,7 @@ def folder(config: Config) -> Path:
 
 def experiment(config: Config, model: str, given: Moves, test: Moves) -> dict:
     """All seeds of one model on one data set; streams that were trained before are read from their checkpoints."""
-    runs, last = [], []
+    runs, joint = [], []
 
     def run(seed: int) -> float:
         scores, alone, cost = 0.0, {}, {"seconds": 0.0, "core_seconds": 0.0}
@@ -354,7 +354,7 @@ def experiment(config: Config, model: str, given: Moves, test: Moves) -> dict:
             own = scored(config, module, test)
             scores, alone[stream] = scores + own, accuracy(own, test)
             cost = {name: cost[name] + sum(done.history[name]) for name in cost}
-            last[:] = [module]
+            joint[:] = [module] if stream == "agc-lstm joint" else joint
         took = {name: round(seconds, 1) for name, seconds in cost.items()}
         runs.append({"accuracy": accuracy(scores, test), **took, "streams": alone})
         print(f"  {config.dataset} {model}, seed {seed}: {runs[-1]}", flush=True)
@@ -362,8 +362,8 @@ def experiment(config: Config, model: str, given: Moves, test: Moves) -> dict:
 
     values, _ = over_seeds(run, config, f"{config.dataset} {model}")
     core = fmean(run["core_seconds"] for run in runs)
-    if config.picture and model == "agc-lstm joint":
-        picture(config, last[0], test)
+    if config.picture and joint:
+        picture(config, joint[0], test)
     name = config.data.stem if config.data else config.dataset
     about = {
         "epoch_core_seconds": round(core / config.epochs, 3),
