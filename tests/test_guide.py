@@ -23,6 +23,16 @@ def test_the_program_on_open_and_closed_loops_runs():
     assert (forecast[:10] == y[:10]).all() and (forecast[10] - ahead[10]).abs() < 1e-5 and forecast[19] != ahead[19]
 
 
+def test_the_program_on_graphs_in_time_runs():
+    names = {}
+    programs = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S)
+    (program,) = (text for text in programs if "GraphRecurrent" in text)
+    exec(compile(program, "guide.md", "exec"), names)
+    batch, cited = names["batch"], names["cited"]
+    assert batch.time.max() == 5 and batch.num_nodes == 6 * 3 + 7 and batch.time_index.shape[1] == 5 * 3 + 4
+    assert names["h"].shape == names["c"].shape == (3, 8) and cited.time_index.shape[1] == 2
+
+
 def test_the_program_on_pictures_runs():
     pytest.importorskip("skimage")
     names = {}
