@@ -453,12 +453,13 @@ def arguments(doc: str, names: Sequence[str], threads: Sequence[int]) -> argpars
     parser.add_argument("--rounds", type=int, help="turns of each contender (7; 5 with --quick, 2 with --smoke)")
     parser.add_argument("--limit", type=float, help="seconds to time a case for (300; 20 with --quick)")
     given = " ".join(map(str, threads))
-    parser.add_argument("--threads", type=int, nargs="+", default=list(threads), help=f"torch threads ({given})")
+    parser.add_argument("--threads", type=int, nargs="+", help=f"torch threads ({given}; 1 with --smoke)")
     parser.add_argument("--cases", nargs="+", choices=names, default=list(names), metavar="CASE", help=", ".join(names))
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not weigh contenders")
     parser.add_argument("--out", type=Path, help="folder for JSON, markdown and picture (out; out/smoke with --smoke)")
     options = parser.parse_args()
     pace = PACES["smoke" if options.smoke else "quick" if options.quick else "full"]
+    options.threads = options.threads or ([1] if options.smoke else list(threads))
     options.pace = replace(pace, rounds=options.rounds or pace.rounds, limit=options.limit or pace.limit)
     options.out = options.out or Path("out/smoke" if options.smoke else "out")
     return options

@@ -75,7 +75,6 @@ def compiled(contender: Contender, make, graphs: list[Graph], dynamic: bool | No
     """The step of a compiled layer, which is compiled here; the contender's note says what that took."""
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         raise Absent("there is no C++ compiler")
-    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     torch.manual_seed(0)
     step, began = training_step(torch.compile(make(), dynamic=dynamic), graphs), time.perf_counter()
@@ -113,6 +112,7 @@ def case(kind: str, size: str, smoke: bool) -> Case:
     }[size]
     if smoke:
         sizes = [(6, 9)] * len(sizes[:2])
+    torch._dynamo.reset()  # nothing of an earlier case is left; within a case it would undo what others compiled
     graphs = [graph(*pair, seed) for seed, pair in enumerate(sizes)]
     dynamic = True if size == "sizes" else None
     ours = Contender("mpnn, compiled", lambda: None, "mpnn")

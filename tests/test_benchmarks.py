@@ -45,7 +45,7 @@ def contender(harness, name, step, **options):
     return harness.Contender(name, lambda: step, **options)
 
 
-def by_name(found, case="case, 2 threads"):
+def by_name(found, case="case, 1 thread"):
     return {row["name"]: row for row in found["cases"][case]["rows"]}
 
 
@@ -119,7 +119,7 @@ def test_a_case_without_its_data_is_named_and_skipped(harness, command, capsys):
         raise harness.Absent("the data set is not here")
 
     found = command("x.py", {"case": build}, "--smoke")
-    assert found["cases"]["case, 2 threads"]["skipped"] == "the data set is not here"
+    assert found["cases"]["case, 1 thread"]["skipped"] == "the data set is not here"
     assert "Skipped: the data set is not here." in capsys.readouterr().out
 
 
@@ -135,7 +135,7 @@ def test_what_raises_is_reported_and_the_others_go_on(harness, command):
     rows.append(harness.Contender("never", lambda: [][0]))
     cases = {"bad": lambda smoke: 1 / 0, "case": lambda smoke: harness.Case("t", rows)}
     found = command("x.py", cases, "--smoke", "--no-memory")
-    assert found["cases"]["bad, 2 threads"]["failed"] == "ZeroDivisionError: division by zero"
+    assert found["cases"]["bad, 1 thread"]["failed"] == "ZeroDivisionError: division by zero"
     rows = by_name(found)
     assert rows["never"]["failed"].startswith("IndexError") and rows["late"]["failed"] == "RuntimeError: broken later"
     assert len(rows["here"]["wall"]) == 2 and not rows["here"]["failed"]
@@ -162,8 +162,8 @@ def test_a_second_run_replaces_its_cases_and_keeps_the_others(harness, command):
     command("x.py", both, "--smoke", "--no-memory")
     found = command("x.py", both | {"b": case("new")}, "--smoke", "--no-memory", "--cases", "b", "--threads", "1", "2")
     names = {key: [row["name"] for row in result["rows"]] for key, result in found["cases"].items()}
-    assert names == {"a, 2 threads": ["old"], "b, 1 thread": ["new"], "b, 2 threads": ["new"]}
-    assert list(names) == ["a, 2 threads", "b, 1 thread", "b, 2 threads"]
+    assert names == {"a, 1 thread": ["old"], "b, 1 thread": ["new"], "b, 2 threads": ["new"]}
+    assert list(names) == ["a, 1 thread", "b, 1 thread", "b, 2 threads"]
 
 
 def test_each_case_runs_on_the_threads_it_is_asked_to(harness, command):
@@ -234,7 +234,7 @@ def test_memory_is_what_a_step_takes_above_its_set_up(tmp_path):
     file.write_text(WEIGHED)
     run = [sys.executable, str(file), "--rounds", "1", "--threads", "1", "--out", str(tmp_path)]
     subprocess.run(run, check=True, capture_output=True, env={"PYTHONPATH": str(FOLDER), "PATH": ""})
-    rows = by_name(json.loads((tmp_path / "bench_weighed.json").read_text()), "case, 1 thread")
+    rows = by_name(json.loads((tmp_path / "bench_weighed.json").read_text()))
     assert "not weighed: its process ended with status -9" in rows["dies"]["note"]
     assert rows["light"]["step_mb"] < 10
     assert 55 < rows["heavy"]["step_mb"] < 75
@@ -285,4 +285,4 @@ def test_all_runs_each_file_goes_on_after_one_that_fails_and_makes_the_page(harn
     told = [line.split(":")[0] + line.partition(",")[2] for line in capfd.readouterr().out.splitlines()]
     assert told == ["a FAILED", "b", "scaling"]
     page = (out / "benchmarks.md").read_text()
-    assert "- **failed:** c, 2 threads, gone: ZeroDivisionError" in page and "## b: T" in page
+    assert "- **failed:** c, 1 thread, gone: ZeroDivisionError" in page and "## b: T" in page
