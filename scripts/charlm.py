@@ -1,9 +1,9 @@
 """A character language model of Shakespeare, and text that it writes.
 
-Data: tinyshakespeare, 1,115,394 characters of 65 kinds; the first 90 % is for training, the last 10 % is the test.
-Options were chosen on the last 5 % of the training text, with ``--held-out``, which trains on what is before it; the
-models that are tested have learnt from all of the 90 %. That is worth much: the test goes on with the play that the
-5 % ends in.
+Data: tinyshakespeare, 1,115,394 characters of 65 kinds; the first 90 % is for training, the last 10 % is the test. To
+choose options by, ``--held-out`` trains without the last 5 % of the training text and gives the bits of that part. What
+is tested has learnt from all of the 90 %, and that is worth much: the test goes on with the play in which it ends, and
+a 5-gram without these 5 % has 2.81 bits on the test in place of 2.41.
 
 A network reads windows of the text, each from a state of zeros, from another place in every epoch. So an LSTM, too,
 runs on torch's kernels, which do not keep the memory cells that a next window would start from. The test is read in 20
