@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mpnn.kept import Kept
 from mpnn.kernels import csr, weighted_sum
 from mpnn.plan import Edges
+from mpnn.products import linear
 
 __all__ = ["Linear", "dropout", "is_sparse"]
 
@@ -76,13 +77,13 @@ class Linear(nn.Linear):
         if is_sparse(x):
             return self.shift(self.product(x))
         check_features(type(self).__name__, x, self.in_features)
-        return super().forward(x)
+        return linear(x, self.weight, self.bias)
 
     def product(self, x: Tensor) -> Tensor:
         """``x W^T``, without the bias."""
         check_features(type(self).__name__, x, self.in_features)
         if not is_sparse(x):
-            return F.linear(x, self.weight)
+            return linear(x, self.weight)
         if x.layout is not torch.sparse_csr:
             raise ValueError(
                 f"Linear: x has layout {x.layout}; expected a dense or a sparse CSR tensor. Pass x.to_sparse_csr()."

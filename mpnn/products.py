@@ -42,13 +42,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor |
 def _pays(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN can take the product, and is faster."""
     return (
-        x.shape[0] * weight.numel() >= LARGE
+        not torch.compiler.is_compiling()  # which would take the size for a reason to compile again
+        and x.shape[0] * weight.numel() >= LARGE
         and _onednn is not None
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and x.dim() == 2
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and not _transformed()
     )
 
