@@ -257,8 +257,8 @@ def train(config: Config, kind: str, seed: int, checkpoint: Path) -> tuple[dict,
         config.epochs, better=lambda new, best: new["loss"] < best["loss"],
         patience=config.patience, clip=1.0, checkpoint=checkpoint,
     )  # fmt: skip
-    found = {name: round(value, 4) for name, value in figures(model, test, ratings).items()}
-    return {**found, "val": done.best["accuracy"], "epoch": done.best["epoch"], "epochs": done.epochs}, model, known
+    found = figures(model, test, ratings) | {"val": done.best["accuracy"], "epoch": done.best["epoch"]}
+    return {name: round(value, 4) for name, value in found.items()} | {"epochs": done.epochs}, model, known
 
 
 def experiment(config: Config, kind: str) -> dict:
