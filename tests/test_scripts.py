@@ -213,6 +213,33 @@ def test_skeletons_takes_the_action_sets(mpnn_data, tmp_path, monkeypatch):
     assert row["dataset"] == "as2" and row["mean"] > 0
 
 
+def test_traffic_gives_a_row_a_model_and_a_picture(mpnn_data, tmp_path, monkeypatch):
+    rows = run("traffic", tmp_path, monkeypatch, "--smoke")
+    assert [row["model"] for row in rows] == ["last value", "mean", "LSTM", "GCN", "Chebyshev", "diffusion"]
+    for row in rows:
+        assert row.keys() >= FIELDS and row["mean"] == round(row["figures"]["MAE, 1 week"]["mean"], 3)
+        assert len({name for name in row["figures"] if "week" in name}) == 9
+    last, mean, *networks = (row["figures"]["RMSE, 1 week"]["mean"] for row in rows)
+    assert all(error < mean < last for error in networks)  # changes swing back, so that the next one can be foreseen
+    assert (tmp_path / "traffic-chickenpox.png").stat().st_size > 20_000
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_traffic_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
+    (whole,) = run("traffic", tmp_path, monkeypatch, "--smoke", "--model", "diffusion", "--no-picture")
+    save = mpnn.train._save
+
+    def killed(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mpnn.train, "_save", killed)
+        run("traffic", tmp_path, patch, "--smoke", "--model", "diffusion", "--no-picture")
+    (resumed,) = run("traffic", tmp_path, monkeypatch, "--smoke", "--model", "diffusion", "--no-picture")
+    assert resumed["runs"] == whole["runs"]
+
+
 def test_a_missing_data_set_ends_a_script_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setenv("MPNN_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="esol_graphs.npz"):
