@@ -24,7 +24,7 @@ import planning
 import synchronous
 import torch
 import wavefront
-from _harness import Case, Contender, Step, chung_lu, main
+from _harness import Case, Contender, Step, cached, chung_lu, main
 
 import mpnn
 
@@ -45,7 +45,8 @@ def case(title: str, axis: str, sizes: Sequence[int], ours: Callable, bare: Call
 def task(kind: str, num_nodes: int, num_edges: int) -> synchronous.Task:
     x = torch.randn(num_nodes, 64, generator=torch.Generator().manual_seed(0))
     widths = [(64, 16, 4)] if kind == "gat" else [(64, 64, 1)]
-    return synchronous.Task(kind, x, chung_lu(num_nodes, num_edges), widths, x_needs_grad=True)
+    edge_index = cached(f"chung_lu {num_nodes} {num_edges}", partial(chung_lu, num_nodes, num_edges))
+    return synchronous.Task(kind, x, edge_index, widths, x_needs_grad=True)
 
 
 def of_nodes(kind: str, smoke: bool) -> Case:

@@ -286,3 +286,28 @@ def test_all_runs_each_file_goes_on_after_one_that_fails_and_makes_the_page(harn
     assert told == ["a FAILED", "b", "scaling"]
     page = (out / "benchmarks.md").read_text()
     assert "- **failed:** c, 1 thread, gone: ZeroDivisionError" in page and "## b: T" in page
+
+
+def test_all_planning_is_metered_wherever_it_happens_and_only_the_first_time(harness):
+    import planning
+
+    import mpnn
+
+    layer, edge_index = mpnn.nn.LSTM(3, 4), torch.stack([torch.arange(2999), torch.arange(1, 3000)])
+    seconds = []
+    with planning.Meter().running() as meter:
+        for _ in range(2):
+            layer(torch.ones(3000, 3), edge_index)
+            seconds.append(meter.seconds)
+    assert 0 < seconds[1] - seconds[0] < seconds[0] / 2
+    layer(torch.ones(3000, 3), edge_index.clone())
+    assert meter.seconds == seconds[1]  # all is as it was
+
+
+def test_a_script_is_caught_where_it_starts_to_train(harness):
+    from _scripts import training
+
+    made = training("listops", model="tree-lstm", train=10, test=2, smoke=True)
+    before = [parameter.detach().clone() for parameter in made.model.parameters()]
+    made.step(next(iter(made.batches)))
+    assert any(not torch.equal(a, b) for a, b in zip(before, made.model.parameters(), strict=True))
