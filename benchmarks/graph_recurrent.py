@@ -99,6 +99,8 @@ def mpnn_step(scene: Scene, cell: str, conv: Callable, reset: str = "after") -> 
     def forward(x):
         return layer(x.flatten(0, 2), edges, edge_weight=weight).view_as(scene.grad)
 
+    with torch.no_grad():
+        forward(scene.x)  # plans the graph, which is done once
     recurrent = [layer.recurrent] if reset == "after" else [layer.recurrent, layer.candidate]
     return training_step(scene, [[layer.input], recurrent], forward)
 
