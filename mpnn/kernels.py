@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mpnn.plan import SHORT, Edges
 
@@ -69,6 +71,7 @@ _noticed = False
 
 # Sparse products ------------------------------------------------------------------------------------------------------
 
+PIECE = 1 << 22  # numbers gathered for one of the pieces that edges are taken in
 WIDE = 80  # columns from which torch's own reduction beats the vendor's sparse product in float64 (measured on a CPU)
 NARROW = 8  # columns below which the vendor's product is quickest, unless the edges are
 FEW = 100_000  # fewer than this, where making its matrix costs more than it saves
@@ -157,6 +160,84 @@ def gather(x: Tensor, edges: Edges | Loose, end: str) -> Tensor:
     if isinstance(edges, Loose):
         return x.index_select(0, edges.src if end == "source" else edges.dst)
     return _Gather.apply(x, edges, end)
+
+
+# Edges in pieces ------------------------------------------------------------------------------------------------------
+
+
+class _Lent:
+    """Node values that pieces of edges take rows of, and the gradient that they give back, in one place."""
+
+    def __init__(self, x: Tensor):
+        self.x, self.grad, self.task = x.detach(), None, None
+        self.token = _Lend.apply(x, self)
+
+    def take(self, index: Tensor) -> Tensor:
+        return _Take.apply(self.token, self, index)
+
+    def add(self, index: Tensor, grad: Tensor) -> None:
+        task, self.task = self.task, torch._C._current_graph_task_id()
+        if task != self.task:  # what a backward pass that broke off has left counts no more
+            self.grad = torch.zeros_like(self.x)
+        self.grad.index_add_(0, index, grad)
+
+
+class _Lend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, lent):
+        ctx.lent = lent
+        return x.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, _):
+        refuse_double_backward("edges taken in pieces")
+        lent = ctx.lent
+        grad, lent.grad, lent.task = lent.grad, None, None
+        return grad, None
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, token, lent, index):
+        ctx.lent = lent
+        ctx.save_for_backward(index)
+        return lent.x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, grad):
+        refuse_double_backward("edges taken in pieces")
+        ctx.lent.add(*ctx.saved_tensors, grad)
+        return grad.new_zeros(()), None, None
+
+
+def gathered(values: list, ends: list[str]) -> int:
+    """How many numbers are gathered to an edge."""
+    return sum(math.prod(value.shape[1:]) for value, end in zip(values, ends) if end in ("source", "target"))
+
+
+def in_pieces(edges: Edges, function: Callable, values: list, ends: list[str]) -> Tensor:
+    """``function(*values at the edges)`` for E edges, with no more than a piece of them in memory at a time.
+
+    Args:
+        function: treats edges independently. It is called once more for each piece on the way back.
+        values: node values ``(N, ...)``, edge values in the plan's order, or what is the same everywhere.
+        ends: ``"source"``, ``"target"``, ``"edge"`` or ``"same"``, for each value.
+    """
+    width = gathered(values, ends)
+    values = [_Lent(value) if end in ("source", "target") else value for value, end in zip(values, ends)]
+
+    def at(piece: slice) -> list:
+        index = {"source": edges.src[piece], "target": edges.dst[piece]}
+        given = {"edge": lambda value: value[piece], "same": lambda value: value}
+        return [value.take(index[end]) if end in index else given[end](value) for value, end in zip(values, ends)]
+
+    def run(piece: slice) -> Tensor:
+        return function(*at(piece))
+
+    pieces = _pieces(len(edges), max(1, PIECE // width))
+    if not torch.is_grad_enabled():
+        return torch.cat([run(piece) for piece in pieces])
+    return torch.cat([checkpoint(run, piece, use_reentrant=False) for piece in pieces])
 
 
 # Weighted sums --------------------------------------------------------------------------------------------------------

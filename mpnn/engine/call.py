@@ -166,13 +166,13 @@ def call_hook(layer, hook: Hook, arguments: list) -> Any:
     return getattr(layer, hook.name)(*arguments)
 
 
-def weights(layer, hooks, arguments: dict[str, list], segment) -> Tensor | None:
+def weights(layer, hooks, result: Callable[[Hook], Tensor], segment) -> Tensor | None:
     """The weight of each edge in the structured form: given by ``weight``, or the softmax of ``attention``,
-    or their product.
+    or their product. ``result`` calls a hook.
     """
-    weight = call_hook(layer, hooks.weight, arguments["weight"]) if hooks.weight else None
+    weight = result(hooks.weight) if hooks.weight else None
     if hooks.attention:
-        attention = segment.softmax(call_hook(layer, hooks.attention, arguments["attention"]))
+        attention = segment.softmax(result(hooks.attention))
         attention = torch.dropout(attention, layer.attention_dropout, layer.training)
         weight = attention if weight is None else weight * attention
     return weight
@@ -181,7 +181,8 @@ def weights(layer, hooks, arguments: dict[str, list], segment) -> Tensor | None:
 def messages(layer, hooks, kind: str, arguments: dict[str, list], segment) -> Any:
     """Messages of some edges of one type; of the structured form, the product spelled out."""
     if hooks.structured:
-        return weigh(weights(layer, hooks, arguments, segment), arguments["value"][0])
+        weight = weights(layer, hooks, lambda hook: call_hook(layer, hook, arguments[hook.name]), segment)
+        return weigh(weight, arguments["value"][0])
     return call_hook(layer, hooks.message[kind], arguments[hooks.message[kind].name])
 
 

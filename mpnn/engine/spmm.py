@@ -11,17 +11,15 @@ from mpnn.engine.call import Call, Result, call_hook, tuple_of, weights
 from mpnn.engine.wavefront import Whole
 from mpnn.hooks import Hook
 
+LARGE = 1 << 24  # numbers that hooks ask for at the ends of edges, above which they are gathered piece by piece
+
 
 def spmm(call: Call) -> Result:
     """Weights of all edges at once, then the weighted sums of what the sources send, then the update of all nodes."""
     layer, hooks, plan = call.layer, call.hooks, call.plan
     ((kind, edges),) = plan.edges.items()
 
-    def at_edges(hook: Hook) -> list:
-        return [_at_edges(call.value(hook, a, kind), a.role, edges) for a in hook.arguments]
-
-    arguments = {hook.name: at_edges(hook) for hook in (hooks.weight, hooks.attention) if hook is not None}
-    weight = weights(layer, hooks, arguments, Whole(edges))
+    weight = weights(layer, hooks, lambda hook: _at_edges(call, hook, kind, edges), Whole(edges))
     value = call.value(hooks.value, hooks.value.arguments[0], kind)
     if layer.aggr == "mean":
         mean = kernels.mean_weight(edges, value)
@@ -34,10 +32,20 @@ def spmm(call: Call) -> Result:
     return Result(new)
 
 
-def _at_edges(value: Any, role: str, edges) -> Any:
-    """A field at every edge; a value without rows is the same everywhere."""
+def _at_edges(call: Call, hook: Hook, kind: str, edges) -> Any:
+    """What a hook gives for the edges: piece by piece, if what it asks for is too large to be gathered at once."""
+    values = [call.value(hook, a, kind) for a in hook.arguments]
+    ends = [_end(value, a.role) for value, a in zip(values, hook.arguments)]
+    values = [edges.place(value) if end == "edge" else value for value, end in zip(values, ends)]
+    function = getattr(call.layer, hook.name)
+    if not isinstance(edges, kernels.Loose) and len(edges) * kernels.gathered(values, ends) > LARGE:
+        return kernels.in_pieces(edges, function, values, ends)
+    values = [kernels.gather(v, edges, end) if end in ("source", "target") else v for v, end in zip(values, ends)]
+    return function(*values)
+
+
+def _end(value: Any, role: str) -> str:
+    """Where the rows of a value are; a value without rows is the same everywhere."""
     if not isinstance(value, Tensor) or not value.dim():
-        return value
-    if role == "edge":
-        return edges.place(value)
-    return kernels.gather(value, edges, "source" if role == "source" else "target")
+        return "same"
+    return role if role in ("edge", "source") else "target"

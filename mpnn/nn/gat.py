@@ -138,6 +138,10 @@ class GATv2(_Attention):
             also for the two products.
         share: use one matrix for both ends.
 
+    Note:
+        On large graphs the scores are made piece by piece over the edges, and again on the way back, so that memory
+        grows with edges times heads, and not with edges times features.
+
     Shape:
         x ``(N, in_features)`` dense or sparse CSR, edge_index ``(2, E)``
         -> ``(N, K * out_features)``, or ``(N, out_features)`` of heads averaged.
