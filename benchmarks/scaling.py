@@ -36,7 +36,7 @@ def case(title: str, axis: str, sizes: Sequence[int], ours: Callable, bare: Call
     rows = [Contender(f"mpnn, {n:,} {axis}", partial(ours, n), "mpnn", agrees=False, size=n) for n in sizes]
     name = f"bare products or sorts, {max(sizes):,} {axis}"
     rows.append(Contender(name, partial(bare, max(sizes)), "reference", agrees=False))
-    return Case(title, rows, slope=True, axis=axis, note=note)
+    return Case(title, rows, slope=True, axis=axis, note=note, patience=180.0)
 
 
 # All nodes at once --------------------------------------------------------------------------------------------------
