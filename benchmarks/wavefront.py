@@ -145,6 +145,26 @@ def mpnn_step(trees: Forest) -> Step:
     return training_step(trees, parameters, partial(model, trees.x, trees.edge_index))
 
 
+def layer_step(trees: Forest) -> Step:
+    """The library's own layer, whose gate blocks are i, f, g, o."""
+    w, u, u_f, b = trees.weights
+    layer = mpnn.nn.ChildSumTreeLSTM(w.shape[1], u_f.shape[0])
+    own = [layer.weight_ih, layer.weight_hh, layer.bias]
+    for parameter, value in zip(own, (w, torch.cat([u, u_f]), b), strict=True):
+        i, o, g, f = value.chunk(4)
+        parameter.data.copy_(torch.cat([i, f, g, o]))
+
+    def step():
+        layer.zero_grad()
+        h, _ = layer(trees.x, trees.edge_index)
+        h.backward(trees.grad)
+        i, f, g, o = zip(*(parameter.grad.chunk(4) for parameter in own))
+        w, hh, b = (torch.cat(blocks) for blocks in zip(i, o, g, f, strict=True))
+        return [h.detach(), w, hh[: u.shape[0]], hh[u.shape[0] :], b]
+
+    return step
+
+
 def chain_step(length: int, hidden: int) -> Step:
     step = mpnn_step(chain(length, hidden))
 
@@ -361,7 +381,8 @@ def trees_case(smoke: bool) -> Case:
     return Case(
         title,
         [
-            Contender("mpnn", partial(mpnn_step, trees), "mpnn", size=size),
+            Contender("mpnn", partial(layer_step, trees), "mpnn", size=size),
+            Contender("mpnn, a cell of one's own", partial(mpnn_step, trees), "mpnn", size=size),
             Contender("level-batched plain torch", partial(level_step, trees), size=size),
             Contender("DGL prop_nodes", partial(dgl_step, trees), size=size),
             Contender("pytorch-tree-lstm", partial(package_step, trees), size=size),
