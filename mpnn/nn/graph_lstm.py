@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpnn.features import check_dense, check_features
 from mpnn.message_passing import MessagePassing
+from mpnn.nn.recursive import times
+from mpnn.products import linear
 from mpnn.schedule import Schedule
 
 __all__ = ["GraphLSTM", "ResidualGraphLSTM"]
@@ -103,8 +103,8 @@ class GraphLSTM(MessagePassing):
         _check_states(type(self).__name__, (len(x), self.hidden_features), h=h, m=m)
         zeros = x.new_zeros(1, self.hidden_features).expand(len(x), -1)
         h, m = zeros if h is None else h, zeros if m is None else m
-        gates = F.linear(x, self.weight_ih, self.bias)
-        i, f, g, o = (gates + F.linear(h, self.weight_hh)).chunk(4, dim=1)
+        gates = linear(x, self.weight_ih, self.bias)
+        i, f, g, o = linear(h, self.weight_hh, plus=gates).chunk(4, dim=1)
         V_i, V_f, V_g, *V_o = self.weight_nh.split(self.hidden_features)
         return self.propagate(
             edge_index,
@@ -114,8 +114,8 @@ class GraphLSTM(MessagePassing):
             gates=torch.cat([i, g, o], dim=1),
             left=torch.sigmoid(f) * m,
             forget=gates.chunk(4, dim=1)[1],
-            near=F.linear(h, V_f),
-            add=partial(add_product, weight=torch.cat([V_i, V_g, *(V_o or [torch.zeros_like(V_i)])]).t()),
+            near=linear(h, V_f),
+            V=times(torch.cat([V_i, V_g, *(V_o or [torch.zeros_like(V_i)])])),
         )
 
     def message(self, h_j, m_j, forget_i, near_j):
@@ -123,11 +123,11 @@ class GraphLSTM(MessagePassing):
             return h_j, m_j, near_j
         return h_j, torch.sigmoid(forget_i + near_j) * m_j
 
-    def update(self, gates, left, forget, add, message):
+    def update(self, gates, left, forget, V, message):
         h, kept = message[:2]
         if not self.adaptive:
             kept = torch.sigmoid(forget + message[2]) * kept
-        i, g, o = add(gates, h).chunk(3, dim=1)
+        i, g, o = V(h, plus=gates).chunk(3, dim=1)
         m = kept + left + torch.sigmoid(i) * torch.tanh(g)
         return torch.tanh(torch.sigmoid(o) * m), m
 
@@ -135,11 +135,6 @@ class GraphLSTM(MessagePassing):
         shown = [] if self.adaptive else ["adaptive=False"]
         shown += [] if self.output_gate_reads_neighbours else ["output_gate_reads_neighbours=False"]
         return f"{type(self).__name__}({', '.join([f'{self.in_features}, {self.hidden_features}', *shown])})"
-
-
-def add_product(gates: Tensor, h: Tensor, weight: Tensor) -> Tensor:
-    """``gates + h weight``, in one step."""
-    return torch.addmm(gates, h, weight)
 
 
 def _check_states(owner: str, shape: tuple[int, int], **states: Tensor | None) -> None:

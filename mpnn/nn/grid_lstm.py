@@ -12,6 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from mpnn.engine import rowwise
 from mpnn.nn.recurrent import arrived
 from mpnn.nn.recursive import Recursive, times
+from mpnn.products import linear
 
 __all__ = ["GridLSTM"]
 
@@ -129,7 +130,7 @@ class GridLSTM(Recursive):
             met = met.view(len(x), -1, 1)
             initial = {name: value.masked_fill(met, 0.0) for name, value in initial.items()}
         z = rowwise(times(torch.cat(W), torch.cat(b)), x) if self.in_features else None
-        along, U = along.to(x.dtype).unsqueeze(-1), [weight.t() for weight in U]
+        along = along.to(x.dtype).unsqueeze(-1)
         return self.propagate(edge_index, schedule=schedule, z=z, U=U, b=b, dimension=along, **initial)
 
     def _of(self, dims: tuple[int, ...], weight: Tensor) -> Tensor:
@@ -143,12 +144,14 @@ class GridLSTM(Recursive):
 
     def update(self, z, U, b, message, h0=None, m0=None):
         h, m = map(arrived, message, (h0, m0))  # (N, n, H)
+        added = "bias" if z is None else "plus"
         first = b if z is None else z.split([4 * len(dims) * self.hidden_features for dims in self.rounds], dim=1)
         if len(self.rounds) == 1:
-            return self.cell(torch.addmm(first[0], h.flatten(1), U[0]), m)
+            return self.cell(linear(h.flatten(1), U[0], **{added: first[0]}), m)
         h, m = list(h.unbind(1)), list(m.unbind(1))
         for dims, wx, u in zip(self.rounds, first, U):
-            new = self.cell(torch.addmm(wx, torch.cat(h, 1), u), torch.stack([m[d] for d in dims], 1))
+            gates = linear(torch.cat(h, 1), u, **{added: wx})
+            new = self.cell(gates, torch.stack([m[d] for d in dims], 1))
             for place, d in enumerate(dims):
                 h[d], m[d] = (value[:, place] for value in new)
         return torch.stack(h, 1), torch.stack(m, 1)

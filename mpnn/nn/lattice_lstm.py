@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mpnn.engine import rowwise
@@ -16,6 +14,7 @@ from mpnn.graph import check_edges
 from mpnn.message_passing import MessagePassing
 from mpnn.nn.recursive import Recursive, join, times
 from mpnn.plan import Plan, plan
+from mpnn.products import linear
 from mpnn.schedule import Schedule
 
 __all__ = ["LatticeLSTM"]
@@ -126,7 +125,7 @@ class LatticeLSTM(Recursive):
     def of_words(self, x: Tensor, words: Tensor) -> dict[str, Any]:
         """What a word's message asks for, beside the states."""
         return {
-            "z_word": F.linear(words, self.word_weight_ih, self.word_bias),
+            "z_word": linear(words, self.word_weight_ih, self.word_bias),
             "gate": rowwise(times(self.gate_weight_ih, self.gate_bias), x),
             "U_word": added_to(self.word_weight_hh),
             "U_gate": added_to(self.gate_weight_hh),
@@ -169,7 +168,7 @@ class LatticeLSTM(Recursive):
 
     def _alpha(self, x: Tensor, words: Tensor, graph: Plan) -> Tensor:
         (h, c), H = self.one_way(x, words, graph), self.hidden_features
-        i = F.linear(x, self.weight_ih[:H], self.bias[:H])
+        i = linear(x, self.weight_ih[:H], self.bias[:H])
         own = _OwnGate().propagate(graph.edge_index("next"), h=h, i=i, U=added_to(self.weight_hh[:H]))
         return _Shares().propagate(graph.edge_index("word"), h=h, c=c, own=own, **self.of_words(x, words))[1]
 
@@ -210,7 +209,7 @@ class LatticeLSTM(Recursive):
 
 def added_to(weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """``z, h -> z + h W^T``."""
-    return partial(torch.addmm, mat2=weight.t())
+    return lambda z, h: linear(h, weight, plus=z)
 
 
 def word_cell(h: Tensor, c: Tensor, z: Tensor, gate: Tensor, U_word: Callable, U_gate: Callable) -> tuple:
