@@ -273,7 +273,7 @@ def measure(case: Case, pace: Pace, bar: tqdm) -> list[Row]:
 def take_turn(step: Step, row: Row, pace: Pace) -> float:
     """Adds a turn to a row; returns how long that took."""
     began = time.perf_counter()
-    with noted(row), time_limit(pace.limit):
+    with noted(row), time_limit(3 * pace.limit):
         wall, cpu, foreign = calmest(step, pace.least, pace.tries)
         row.wall.append(wall)
         row.cpu.append(cpu)
@@ -428,8 +428,8 @@ def chung_lu(num_nodes: int, num_edges: int, seed: int = 0, exponent: float = 2.
 @dataclass
 class Pace:
     """How long is measured: turns of each contender, least seconds of a turn, tries of a turn that was disturbed, and
-    seconds for a case (shared by its contenders, who have one turn in any case). A set-up with its first step may take
-    three times as long, and what needs a quarter of it for a step is not weighed.
+    seconds for a case (shared by its contenders, who have one turn in any case). A set-up with its first step, or a turn,
+    is stopped after three times as long, and what needs a quarter of it for a step is not weighed.
     """
 
     name: str
