@@ -201,7 +201,7 @@ def test_documents_of_ratings_have_a_mean_squared_error_and_go_on_where_they_wer
 
 def test_skeletons_gives_a_row_a_model_and_a_strip(mpnn_data, tmp_path, monkeypatch):
     rows = run("skeletons", tmp_path, monkeypatch, "--smoke")
-    names = ["lstm", "p-lstm", "graph-gcn", "agc-lstm joint", "agc-lstm part", "agc-lstm two-stream"]
+    names = ["lstm", "p-lstm", "graph-gcn", "agc-lstm-joint", "agc-lstm-part", "agc-lstm-two-stream"]
     assert [row["model"] for row in rows] == names
     assert all(row.keys() >= FIELDS and row["sequences_a_core_second"] > 0 for row in rows)
     assert (tmp_path / "skeletons-nucla.png").stat().st_size > 20_000
@@ -209,7 +209,7 @@ def test_skeletons_gives_a_row_a_model_and_a_strip(mpnn_data, tmp_path, monkeypa
 
 
 def test_skeletons_takes_the_action_sets(mpnn_data, tmp_path, monkeypatch):
-    (row,) = run("skeletons", tmp_path, monkeypatch, "--smoke", "--dataset", "as2", "--model", "agc-lstm part")
+    (row,) = run("skeletons", tmp_path, monkeypatch, "--smoke", "--dataset", "as2", "--model", "agc-lstm-part")
     assert row["dataset"] == "as2" and row["mean"] > 0
 
 

@@ -64,7 +64,7 @@ def test_a_file_of_ones_own_gives_a_row_a_model(script, moves, monkeypatch, tmp_
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_result(script, moves, monkeypatch, tmp_path):
-    arguments = ("--data", str(moves), "--model", "agc-lstm two-stream", *SMALL)
+    arguments = ("--data", str(moves), "--model", "agc-lstm-two-stream", *SMALL)
     scores, scored = [], script.scored
     monkeypatch.setattr(script, "scored", lambda *given: scores.append(scored(*given)) or scores[-1])
     run(script, monkeypatch, tmp_path, *arguments)
@@ -85,16 +85,16 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(script, moves, monkeyp
 
 
 def test_two_streams_are_judged_by_the_sum_of_their_scores(script, moves, monkeypatch):
-    scores = {"agc-lstm joint": [0.6, 0.4], "agc-lstm part": [0.1, 0.9]}
+    scores = {"agc-lstm-joint": [0.6, 0.4], "agc-lstm-part": [0.1, 0.9]}
     done = mpnn.train.Fit(history={"seconds": [1.0, 2.0], "core_seconds": [0.5, 0.5]})
     monkeypatch.setattr(script, "train", lambda config, stream, *_: (stream, done))
     monkeypatch.setattr(script, "scored", lambda config, stream, test: torch.tensor([scores[stream]] * len(test)))
     config = replace(script.Config(), data=moves, seeds=1, picture=False)
     given, test = script.load(config)
-    row = script.experiment(config, "agc-lstm two-stream", given, test)
+    row = script.experiment(config, "agc-lstm-two-stream", given, test)
     ups = 100 * float(test.y.float().mean())
     assert row["mean"] == pytest.approx(ups, abs=1e-3)  # 0.7 to 1.3
-    alone = {"agc-lstm joint": pytest.approx(100 - ups), "agc-lstm part": pytest.approx(ups)}
+    alone = {"agc-lstm-joint": pytest.approx(100 - ups), "agc-lstm-part": pytest.approx(ups)}
     assert row["runs"][0]["streams"] == alone
     assert (row["runs"][0]["seconds"], row["runs"][0]["core_seconds"]) == (6.0, 2.0)
 
@@ -102,7 +102,7 @@ def test_two_streams_are_judged_by_the_sum_of_their_scores(script, moves, monkey
 def test_settings_are_chosen_without_the_test_sequences(script, moves):
     config = replace(script.Config(), data=moves)
     test = {tuple(x.flatten().tolist()) for x in script.load(config)[1].x}
-    for without in ("camera 1", "camera 2", "subjects"):
+    for without in ("camera-1", "camera-2", "subjects"):
         given, away = script.load(replace(config, without=without))
         seen = {tuple(x.flatten().tolist()) for x in [*given.x, *away.x]}
         assert not test & seen and len(given) + len(away) == 19 and len(away) > 0
