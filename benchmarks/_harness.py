@@ -428,8 +428,8 @@ def chung_lu(num_nodes: int, num_edges: int, seed: int = 0, exponent: float = 2.
 @dataclass
 class Pace:
     """How long is measured: turns of each contender, least seconds of a turn, tries of a turn that was disturbed, and
-    seconds for a case (shared by its contenders, who have one turn in any case). A set-up with its first step, or a turn,
-    is stopped after three times as long, and what needs a quarter of it for a step is not weighed.
+    seconds for a case (shared by its contenders, who have one turn in any case). A set-up with its first step, and a
+    turn, are stopped after three times as long, and what needs a quarter of it for a step is not weighed.
     """
 
     name: str
