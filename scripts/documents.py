@@ -13,14 +13,15 @@ words of the document as one chain, and the mean of its states; ``average``, two
 start from the same word vectors, GloVe 6B 50-d (extra ``glove``) or random ones, and train them; words that are rarer
 than 5 in training are one word.
 
-Found, with the last 300 words of each review and 3 epochs: on movie-reviews, over the 10 folds, ``han`` 80.7 +- 3.7 %,
-``average`` 80.9 +- 1.6, ``bilstm`` 78.0 +- 4.9, so attention is 2.7 +- 1.3 above the flat LSTM and no better than
-averaged words; on imdb-reviews, one run, 30.3 %, 30.1 and 27.6, mse 4.36, 4.63 and 4.83. In 23 of these 33 runs the
-last epoch was the best, so longer training should give more. An epoch of 1,600 whole reviews takes about 10 seconds of
-processor time with ``han``, 11 with ``bilstm``, 1 with ``average``. Killed runs go on where they were::
+Found, with the last 300 words of each review: on movie-reviews, over the 10 folds, after 3 epochs, ``han`` 80.7 +- 3.7
+percent, ``average`` 80.9 +- 1.6, ``bilstm`` 78.0 +- 4.9, so attention is 2.7 +- 1.3 above the flat LSTM and no better
+than averaged words; in 20 of these 30 runs the last epoch was the best, so longer training may give more. On
+imdb-reviews, one run of up to 8 epochs each, 30.3, 31.3 and 28.6 percent; mse 4.36, 4.65 and 5.06. An epoch of 1,600
+whole reviews takes about 10 seconds of processor time with ``han``, 11 with ``bilstm``, 1 with ``average``. Killed runs
+go on where they were::
 
     mpnn run documents --words 300 --epochs 3 --dataset movie-reviews
-    mpnn run documents --words 300 --epochs 3 --dataset imdb-reviews --seeds 1
+    mpnn run documents --words 300 --epochs 8 --dataset imdb-reviews --seeds 1
     mpnn run documents --json out/documents.json
 """
 
