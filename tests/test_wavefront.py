@@ -113,6 +113,30 @@ def test_computing_again_keeps_the_states_only():
     assert again < 0.4 * kept, (again, kept)
 
 
+@pytest.mark.parametrize("x_learns", [True, False])
+def test_rowwise_fields_are_computed_again_too(x_learns):
+    """And so a layer keeps its inputs and its states; a wrong number of rows is still refused."""
+    torch.manual_seed(0)
+    layer, x = mpnn.nn.ChildSumTreeLSTM(3, 4, bidirectional=True).double(), torch.randn(6, 3, dtype=torch.float64)
+    leaves = [*layer.parameters(), *([x.requires_grad_()] if x_learns else [])]
+    with mpnn.engine("reference"):
+        expected = layer(x, DAG.edge_index)
+    with mpnn.engine("wavefront", recompute=True):
+        assert_same(layer(x, DAG.edge_index), expected, leaves)
+        with pytest.raises(ValueError, match="5 rows"):
+            layer(x[:5], mpnn.plan(DAG, "topological"))
+
+
+def test_a_layer_that_computes_again_keeps_its_inputs_and_states():
+    layer, x = mpnn.nn.ChildSumTreeLSTM(8, 8), torch.randn(4000, 8)
+    wide = torch.stack([torch.arange(3000), torch.arange(3000) + 1000])  # four levels of 1,000
+    with mpnn.engine("wavefront"):
+        kept = kept_bytes(lambda: layer(x, wide))
+    with mpnn.engine("wavefront", recompute=True):
+        again = kept_bytes(lambda: layer(x, wide))
+    assert again < 0.6 * kept, (again, kept)
+
+
 def test_nothing_is_left_of_a_pass_that_is_forgotten():
     """Neither of one whose way back was never gone, nor of one that was."""
     for backward in (False, True):

@@ -100,7 +100,7 @@ class Call:
         if argument.role == "edge":
             if isinstance(value, dict):
                 value = value.get(kind)
-            return self._rows(argument, value, len(self.plan.edges[kind]), "edges")
+            return self.check_rows(argument, value, len(self.plan.edges[kind]), "edges")
         if argument.role == "graph":
             alone = self.batch is None and self.num_graphs is None
             value = value.expand(self.plan.num_nodes, *value.shape[1:]) if alone else value.index_select(0, self.batch)
@@ -109,9 +109,9 @@ class Call:
             value = value[0] if argument.role == "source" else value[1]
         count = self.plan.num_src if argument.role == "source" else self.plan.num_nodes
         if isinstance(value, Rowwise):
-            self._rows(argument, value.x, count, "nodes")
+            self.check_rows(argument, value.x, count, "nodes")
             return value.all if order is None else value.function(order(value.x))
-        value = self._rows(argument, value, count, "nodes")
+        value = self.check_rows(argument, value, count, "nodes")
         return order(value) if order is not None and isinstance(value, Tensor) and value.dim() else value
 
     def check_state(self, new: tuple, count: int) -> None:
@@ -129,7 +129,7 @@ class Call:
                     "expected one row for each."
                 )
 
-    def _rows(self, argument: Argument, value: Any, count: int, what: str) -> Any:
+    def check_rows(self, argument: Argument, value: Any, count: int, what: str) -> Any:
         if isinstance(value, Tensor) and value.dim() and value.shape[0] != count:
             raise ValueError(
                 f"{type(self.layer).__name__}: {argument.field!r} has {value.shape[0]} rows, but there are {count} "

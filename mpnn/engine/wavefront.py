@@ -16,7 +16,7 @@ is read shares its memory, which no later level writes to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mpnn import kernels
-from mpnn.engine.call import Call, Result, aggregate, call_hook, each, joined, messages, tuple_of
+from mpnn.engine.call import Call, Result, Rowwise, aggregate, call_hook, each, joined, messages, tuple_of
 from mpnn.hooks import Argument, Hook
 
 PATH = "the wavefront"
@@ -373,6 +373,16 @@ class _Column:
         return self.values.narrow(0, start, stop - start)
 
 
+class _Mapped:
+    """A function of the rows of a column, computed where it is asked for."""
+
+    def __init__(self, column: _Column, function: Callable[[Tensor], Tensor]):
+        self.column, self.function = column, function
+
+    def __getitem__(self, level: int) -> Tensor:
+        return self.function(self.column[level])
+
+
 class _Sources:
     """State at the sources of one type of edges: the fields that hooks ask for, and their rows by level."""
 
@@ -472,7 +482,9 @@ class Wavefront:
             return sources.field(self.layer.state.index(name))
         key = (name, role, kind) if role in ("source", "edge") else (name, role == "graph")
         if key not in self.columns:  # two hooks may ask for the same
-            self.columns[key] = self._by_level(self.call.value(hook, argument, kind, self.in_level_order), role, kind)
+            self.columns[key] = self._mapped(argument) or self._by_level(
+                self.call.value(hook, argument, kind, self.in_level_order), role, kind
+            )
         column = self.columns[key]
         at_targets = on_edges and role in ("target", "graph") and not isinstance(column, _Same)
         return _Targets(column, segments(self.plan, kind)) if at_targets else column
@@ -486,6 +498,19 @@ class Wavefront:
         if self.one_level:
             return [value]
         return _Column(value, bounds_of(self.plan if edges is None else edges))
+
+    def _mapped(self, argument: Argument) -> _Mapped | None:
+        """A rowwise field of the nodes level by level, where it is to be computed again and not kept."""
+        value = self.call.fields.get(argument.field)
+        if self.one_level or not self.recompute or not isinstance(value, Rowwise):
+            return None
+        if argument.role not in ("own", "target"):
+            return None
+        self.call.check_rows(argument, value.x, self.plan.num_nodes, "nodes")
+        key = ("rowwise", id(value.x))
+        if key not in self.columns:  # several fields may be functions of the same
+            self.columns[key] = self._by_level(self.in_level_order(value.x), "own", "")
+        return _Mapped(self.columns[key], value.function)
 
     def edge_columns(self, kind: str) -> dict[str, list]:
         """The arguments of each hook that runs on edges of one type."""
