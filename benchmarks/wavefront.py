@@ -4,8 +4,9 @@
   features, on 256 random binary trees of 20 to 40 leaves; forward and backward from a dense gradient of every node's h.
   The reference is its matrix products alone, each as a single batch over all nodes or edges: W (4H wide) on all nodes,
   U (3H) on the inner ones, U_f (H) on the edges, and both backward products of U and U_f (of W that of the weights).
-- ``deep``: the same cell on one chain of 10,000 nodes through the generic path, one node a level, beside a loop over
-  the cell in plain torch, with W x taken beforehand as well. Items are levels.
+- ``threads``: a Graph-Structured LSTM over comments, in both directions, beside its products alone.
+- ``deep``: the cell of ``trees`` on one chain of 10,000 nodes through the generic path, one node a level, beside a loop
+  over the cell in plain torch, with W x taken beforehand as well. Items are levels.
 - ``chains``: the same on chains of growing length, to see whether time and memory grow linearly.
 """
 
@@ -392,6 +393,51 @@ def trees_case(smoke: bool) -> Case:
     )
 
 
+def threads_case(smoke: bool) -> Case:
+    """Threads of comments, each answering a random earlier one; both directions, and their products alone."""
+    count, fewest, most, width = (2, 3, 6, 8) if smoke else (16, 20, 200, 64)
+    generator, comments = np.random.default_rng(0), []
+    for thread in range(count):
+        for t in range(int(generator.integers(fewest, most + 1))):
+            comments.append(((thread, t), (thread, int(generator.integers(t))) if t else None, t))
+    edges = mpnn.graphs.relations(mpnn.graphs.thread(comments))
+    torch.manual_seed(0)
+    layer, x = mpnn.nn.GraphStructuredLSTM(width, width), torch.randn(len(comments), width)
+    grad, plan = torch.randn(len(comments), 2 * width), layer.plan(edges, len(comments))
+    first = edges["parent"].shape[1] - edges["sibling"].shape[1]  # comments that are the first to answer
+    rows = [len(comments), *(e.shape[1] for e in edges.values()), len(comments), edges["sibling"].shape[1], first]
+
+    def ours() -> Step:
+        def step():
+            layer.zero_grad(set_to_none=True)
+            h, _ = layer(x, plan)
+            h.backward(grad)
+            return [h.detach()]
+
+        return step
+
+    def products() -> Step:
+        weight, inputs = torch.randn(5 * width, width), [torch.randn(n, width) for n in rows]
+
+        def step():
+            for k, values in enumerate(inputs):
+                y = values @ weight.t()
+                y.t() @ values
+                if k % 3:  # x itself needs no gradient
+                    y @ weight
+            return []
+
+        return step
+
+    size = len(comments)
+    title = f"Graph-Structured LSTM, both directions, {width} wide: {size:,} comments of {count} threads."
+    contenders = [
+        Contender("mpnn", ours, "mpnn", size=size),
+        Contender("matrix products alone", products, "reference", agrees=False, size=size),
+    ]
+    return Case(title, contenders)
+
+
 def deep_case(smoke: bool) -> Case:
     length, hidden = (20, 8) if smoke else (10_000, 32)
     line = chain(length, hidden)
@@ -423,7 +469,7 @@ def chains_case(smoke: bool) -> Case:
     )
 
 
-CASES = {"trees": trees_case, "deep": deep_case, "chains": chains_case}
+CASES = {"trees": trees_case, "threads": threads_case, "deep": deep_case, "chains": chains_case}
 
 if __name__ == "__main__":
     main(__file__, __doc__, CASES, threads=(1, 2))
