@@ -23,6 +23,7 @@ from mpnn.schedule import Schedule
 __all__ = ["Edges", "Plan", "plan"]
 
 SHORT = 2**31  # what is numbered below this fits 32 bits
+MANY = 8  # plans of one graph by values (of ordered and by) that are kept; the oldest go
 
 
 class Edges:
@@ -344,6 +345,8 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str, mak
         for stale in [k for k in known if k[0] != key[0]]:
             del known[stale]
         known[key] = make(graph, schedule, num_nodes, owner)
+        for old in [k for k in known if k[1][1] is not None][:-MANY]:  # values may be others at every call
+            del known[old]
     return known[key]
 
 

@@ -186,6 +186,18 @@ def test_frontiers_and_the_edges_into_them_are_contiguous_and_nothing_is_lost(gr
     assert colptr.diff().tolist() == torch.bincount(edges.src, minlength=n).tolist()
 
 
+def test_of_plans_by_values_the_newest_are_kept():
+    edge_index, many = EDGES.clone(), mpnn.plan.__globals__["MANY"]
+    layer, alive = mpnn.nn.GRU(2, 2), []
+    for _ in range(many + 3):
+        values = torch.rand(4)
+        layer(torch.ones(4, 2), edge_index, schedule=ordered(values))
+        alive.append(weakref.ref(values))
+    del values
+    gc.collect()
+    assert [ref() is not None for ref in alive] == [False] * 3 + [True] * many
+
+
 def test_the_order_by_source_is_kept_from_the_second_time_on():
     edges = mpnn.plan(torch.tensor([[2, 0, 1], [1, 0, 2]]), num_nodes=3).edges[""]
     first = edges.by_source
