@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = ["linear"]
 
 LARGE = 1 << 20  # multiplications from which oneDNN is faster, by measurement
+COPIED = 1 << 23  # numbers whose copy costs more than oneDNN saves: memory that large is fresh at each call
 _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
@@ -79,5 +80,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _of_weight(grad: Tensor, x: Tensor) -> Tensor:
-    """``grad^T x``; oneDNN copies its first factor, so that is the narrower one."""
+    """``grad^T x``; oneDNN copies its first factor, so that is the narrower one, and torch's own where that is large."""
+    if min(grad.numel(), x.numel()) > COPIED:
+        return grad.t() @ x
     return linear(x.t(), grad.t()).t() if x.shape[1] < grad.shape[1] else linear(grad.t(), x.t())

@@ -36,7 +36,9 @@ def exact(values):
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("with_plus", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_product_and_its_gradients_are_those_of_double_precision(shape, with_plus, with_bias):
+@pytest.mark.parametrize("copied", [products.COPIED, 0])
+def test_a_product_and_its_gradients_are_those_of_double_precision(copied, shape, with_plus, with_bias, monkeypatch):
+    monkeypatch.setattr(products, "COPIED", copied)
     values = factors(*shape)
     cut = [True, True, with_bias, with_plus]
     ours = [v if c else None for v, c in zip(values, cut, strict=True)]
