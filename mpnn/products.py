@@ -80,7 +80,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _of_weight(grad: Tensor, x: Tensor) -> Tensor:
-    """``grad^T x``; oneDNN copies its first factor, so that is the narrower one; torch takes what is too large to copy."""
+    """``grad^T x``. oneDNN copies its first factor: that is the narrower; one too large to copy is left to torch."""
     if min(grad.numel(), x.numel()) > COPIED:
         return grad.t() @ x
     return linear(x.t(), grad.t()).t() if x.shape[1] < grad.shape[1] else linear(grad.t(), x.t())
