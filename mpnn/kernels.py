@@ -151,7 +151,7 @@ class _Gather(torch.autograd.Function):
         edges = ctx.edges
         if ctx.end == "target":
             return _sum_runs(edges, grad), None, None
-        order, (colptr, _) = edges.by_source, edges.transpose
+        order, (colptr, _) = edges.by_source.to(edges.src), edges.transpose
         return shaped(_product(edges, (colptr, order), None, flat(grad)), grad), None, None
 
 
@@ -234,10 +234,10 @@ def in_pieces(edges: Edges, function: Callable, values: list, ends: list[str]) -
     def run(piece: slice) -> Tensor:
         return function(*at(piece))
 
-    pieces = _pieces(len(edges), max(1, PIECE // width))
+    slices = pieces(len(edges), max(1, PIECE // width))
     if not torch.is_grad_enabled():
-        return torch.cat([run(piece) for piece in pieces])
-    return torch.cat([checkpoint(run, piece, use_reentrant=False) for piece in pieces])
+        return torch.cat([run(piece) for piece in slices])
+    return torch.cat([checkpoint(run, piece, use_reentrant=False) for piece in slices])
 
 
 # Weighted sums --------------------------------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ class _Softmax(torch.autograd.Function):
         (out,) = ctx.saved_tensors
         product = grad * out
         total = _sum_runs(ctx.edges, product)
-        for piece in _pieces(len(ctx.edges)):
+        for piece in pieces(len(ctx.edges)):
             product[piece].addcmul_(out[piece], total.index_select(0, ctx.edges.dst[piece]), value=-1)
         return product, None
 
@@ -379,12 +379,12 @@ def _softmax(edges: Edges, score: Tensor) -> Tensor:
     out = top.index_select(0, edges.dst)
     torch.sub(rows, out, out=out).exp_()
     total = _sum_runs(edges, out)
-    for piece in _pieces(len(edges)):
+    for piece in pieces(len(edges)):
         out[piece].div_(total.index_select(0, edges.dst[piece]))
     return out.view(score.shape)
 
 
-def _pieces(count: int, size: int = 1 << 20) -> list[slice]:
+def pieces(count: int, size: int = 1 << 20) -> list[slice]:
     """Slices of so many edges that what is gathered for one is small."""
     return [slice(start, start + size) for start in range(0, count, size)]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mpnn.graph import check_edges
-from mpnn.kernels import Loose, segment_sum
+from mpnn.kernels import Loose, pieces, segment_sum
 from mpnn.plan import Edges, Plan
 from mpnn.schedule import Schedule, synchronous
 
@@ -116,9 +116,12 @@ def _normalised(edges: Edges | Loose, weight: Tensor) -> Tensor:
 
 
 def _by_degree(edges: Edges, like: Tensor) -> Tensor:
-    """The same where all weights are 1, with no more memory than the result and one other."""
+    """The same where all weights are 1, with little more memory than the result."""
     root = _root(edges.rowptr.diff().to(like.dtype))
-    return root.index_select(0, edges.src).mul_(edges.expand(root))
+    out = edges.expand(root)
+    for piece in pieces(len(edges)):
+        out[piece].mul_(root.index_select(0, edges.src[piece]))
+    return out
 
 
 def _root(total: Tensor) -> Tensor:

@@ -82,11 +82,10 @@ class Edges:
 
     @property
     def dst(self) -> Tensor:
-        return self.remember("dst", self._targets)
+        return self.remember("dst", lambda: self._targets().to(self.src))
 
     def _targets(self) -> Tensor:
-        node = torch.arange(self.num_dst, dtype=self.src.dtype, device=self.src.device)
-        return self.expand(node)
+        return self.expand(torch.arange(self.num_dst, device=self.src.device))
 
     def expand(self, values: Tensor) -> Tensor:
         """Node values ``(N_dst, ...)`` at the target of each edge."""
@@ -97,11 +96,12 @@ class Edges:
         """The plan's edges sorted by source. Kept from the second time on: constant weights ask only once."""
         order = self.memo.get("by source")
         if order is None:
-            order = torch.argsort(self.src, stable=True).to(self.src.dtype)
+            order = torch.argsort(self.src, stable=True)
             if "transpose" in self.memo:
-                self.memo["by source"] = order
+                order = self.memo["by source"] = order.to(self.src)
             else:
-                self.memo["transpose"] = pointers(self.src, self.num_src).to(order), self._targets()[order]
+                colptr, dst = pointers(self.src, self.num_src), self._targets()[order]
+                self.memo["transpose"] = colptr.to(self.src), dst.to(self.src)
         return order
 
     @property

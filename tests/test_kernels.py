@@ -101,8 +101,8 @@ def test_softmax_piece_by_piece_is_the_same(monkeypatch):
     edges, score = mpnn.plan(GRAPH).edges[""], normal(torch.Generator().manual_seed(0), 7, 2)
     whole = kernels.softmax(edges, score)
     expected = torch.autograd.grad(whole.pow(2).sum(), score)[0]
-    pieces = kernels._pieces
-    monkeypatch.setattr(kernels, "_pieces", lambda count: pieces(count, 3))
+    pieces = kernels.pieces
+    monkeypatch.setattr(kernels, "pieces", lambda count: pieces(count, 3))
     assert torch.equal(kernels.softmax(edges, score), whole)
     assert torch.equal(torch.autograd.grad(kernels.softmax(edges, score).pow(2).sum(), score)[0], expected)
 
@@ -136,6 +136,10 @@ OPERATIONS = {
     "weighted sum with heads": (lambda edges, w, x: kernels.weighted_sum(edges, w, x), [(7, 2), (5, 2, 3)]),
     "segment sum": (lambda edges, v: kernels.segment_sum(edges, v), [(7, 3)]),
     "segment sum of wide rows": (lambda edges, v: kernels.segment_sum(edges, v), [(7, 9)]),
+    "in pieces": (
+        lambda edges, x, y: kernels.in_pieces(edges, lambda a, b: torch.tanh(a * b), [x, y], ["source", "target"]),
+        [(5, 3), (5, 3)],
+    ),
     "softmax": (lambda edges, s: kernels.softmax(edges, s), [(7, 2)]),
     "permute": (lambda edges, x: kernels.permute(x, torch.tensor([1, 2, 0]), torch.tensor([2, 0, 1])), [(3, 2)]),
 }
