@@ -372,7 +372,7 @@ def experiment(config: Config, model: str, given: Moves, test: Moves) -> dict:
             scores, alone[stream] = scores + own, accuracy(own, test)
             cost = {name: cost[name] + sum(done.history[name]) for name in cost}
             joint[:] = [module] if stream == "agc-lstm-joint" else joint
-        took = {name: round(seconds, 1) for name, seconds in cost.items()}
+        took = {name: round(seconds, 3) for name, seconds in cost.items()}
         runs.append({"accuracy": accuracy(scores, test), **took, "streams": alone})
         print(f"  {config.dataset} {model}, seed {seed}: {runs[-1]}", flush=True)
         return runs[-1]["accuracy"]

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from compare import assert_same, randomised, tuple_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import graph_of, seeds
 from torch import nn
@@ -49,6 +49,7 @@ def sequences(draw):
 @every_cell
 @settings(max_examples=12)
 @given(nodes=sequences(), num_layers=st.integers(1, 2), both=st.booleans(), start=st.booleans(), seed=seeds)
+@example(nodes=[[0, 2], [1]], num_layers=1, both=False, start=False, seed=0)  # in their own order, one row empty
 def test_it_is_torchs_packed_layer_and_every_other_way(name, nodes, num_layers, both, start, seed):
     cell, theirs, options = CELLS[name]
     options = options | dict(num_layers=num_layers, bidirectional=both)

@@ -84,7 +84,7 @@ def _laid_out(plan: Plan) -> Chains:
         rows += range(begin, begin + steps * width, width)
         begin += steps * width
     place = torch.tensor(rows, device=dst.device)[step] + column
-    if torch.equal(place, node):
+    if begin == plan.num_nodes and torch.equal(place, node):
         return Chains(first, None, None, blocks)
     return Chains(first, place, torch.argsort(place) if begin == plan.num_nodes else None, blocks)
 
