@@ -15,11 +15,12 @@ AGC-LSTM over parts 81. One seed of the two streams was read on the test view be
 89.4 %. That it was short of the paper's led to another look at the settings, on camera 2, and to dropout 0.1.
 
 On N-UCLA, 3 seeds: two streams 87.9 +- 0.9 % (joints 86.1 +- 2.0, parts 86.1 +- 0.5), and 89.2 +- 0.3 % with
-``--epochs 60 --dropout 0.3``, which was tried last; an LSTM 87.3 +- 1.9, a Part-Aware LSTM 88.0 +- 0.7; GraphRecurrent 81.3 (one seed). So neither the paper's 93.3 nor a gain over an LSTM is reached. A run
-of the two streams took 240 core seconds, 11 minutes beside other work, and one of the LSTM 15; AGC-LSTM over joints
-still had 3 % of the training sequences wrong. On MSR-Action3D, all 20 actions, 3 seeds: LSTM 82.1 +- 1.5, Part-Aware
-LSTM 75.3 +- 2.7, and AGC-LSTM over parts 48.2 +- 5.4, for which 30 epochs of 9 steps are too few; with 100 epochs an
-LSTM has 91.7 +- 3.6, 88.4 +- 3.1 and 95.8 +- 1.0 on AS1, AS2 and AS3::
+``--epochs 60 --dropout 0.3``, which was tried last; an LSTM 87.3 +- 1.9, a Part-Aware LSTM 88.0 +- 0.7;
+GraphRecurrent 81.3 (one seed). So neither the paper's 93.3 nor a gain over an LSTM is reached. A run of the two
+streams took 240 core seconds, 11 minutes beside other work, and one of the LSTM 15; AGC-LSTM over joints still had 3
+% of the training sequences wrong. On MSR-Action3D, all 20 actions, 3 seeds: LSTM 82.1 +- 1.5, Part-Aware LSTM 75.3 +-
+2.7, and AGC-LSTM over parts 48.2 +- 5.4, for which 30 epochs of 9 steps are too few; with 100 epochs an LSTM has 91.7
++- 3.6, 88.4 +- 3.1 and 95.8 +- 1.0 on AS1, AS2 and AS3::
 
     mpnn run skeletons --model agc-lstm-two-stream --json out/skeletons.json
     mpnn run skeletons --dataset as1 --model p-lstm
