@@ -20,6 +20,7 @@ spmm = sys.modules["mpnn.engine.spmm"]
 def small_pieces():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spmm, "LARGE", 0)
+        patch.setattr(spmm, "FEW", 0)
         patch.setattr(mpnn.kernels, "PIECE", 12)
         yield
 
@@ -98,6 +99,15 @@ def test_a_backward_pass_that_broke_off_leaves_nothing_behind():
         with pytest.raises(KeyboardInterrupt):
             gradients(out, [x])
     torch.testing.assert_close(gradients(out, [x]), expected)
+
+
+@pytest.mark.parametrize(("layer", "pieces"), [(mpnn.nn.GAT, 0), (mpnn.nn.GATv2, 1)])
+def test_scores_of_heads_stay_whole(layer, pieces, monkeypatch):
+    monkeypatch.setattr(spmm, "FEW", 64)
+    called, in_pieces = [], mpnn.kernels.in_pieces
+    monkeypatch.setattr(mpnn.kernels, "in_pieces", lambda *args: called.append(1) or in_pieces(*args))
+    layer(8, 16, heads=8)(torch.randn(9, 8), COMPLETE)
+    assert len(called) == pieces
 
 
 class Largest(TorchDispatchMode):

@@ -11,7 +11,8 @@ from mpnn.engine.call import Call, Result, call_hook, tuple_of, weights
 from mpnn.engine.wavefront import Whole
 from mpnn.hooks import Hook
 
-LARGE = 1 << 24  # numbers that hooks ask for at the ends of edges, above which they are gathered piece by piece
+LARGE = 1 << 24  # numbers that hooks ask for at the ends of edges, above which they are gathered piece by piece,
+FEW = 64  # unless they are no more than so many an edge, as the scores of heads are
 
 
 def spmm(call: Call) -> Result:
@@ -38,7 +39,8 @@ def _at_edges(call: Call, hook: Hook, kind: str, edges) -> Any:
     ends = [_end(value, a.role) for value, a in zip(values, hook.arguments)]
     values = [edges.place(value) if end == "edge" else value for value, end in zip(values, ends)]
     function = getattr(call.layer, hook.name)
-    if not isinstance(edges, kernels.Loose) and len(edges) * kernels.gathered(values, ends) > LARGE:
+    width = kernels.gathered(values, ends)
+    if width > FEW and len(edges) * width > LARGE and not isinstance(edges, kernels.Loose):
         return kernels.in_pieces(edges, function, values, ends)
     values = [kernels.gather(v, edges, end) if end in ("source", "target") else v for v, end in zip(values, ends)]
     return function(*values)
