@@ -96,7 +96,7 @@ class Edges:
         """The plan's edges sorted by source. Kept from the second time on: constant weights ask only once."""
         order = self.memo.get("by source")
         if order is None:
-            order = torch.argsort(self.src, stable=True)
+            order = torch.argsort(self.src.long(), stable=True)  # what it sets aside is large, and is given back
             if "transpose" in self.memo:
                 order = self.memo["by source"] = order.to(self.src)
             else:
