@@ -1,28 +1,21 @@
 """The parts of the character language model: windows, bits, counts, and a run that is killed."""
 
-import importlib.util
 import math
-import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from run_scripts import load
 
 import mpnn
 
 
 @pytest.fixture(scope="module")
 def charlm():
-    path = Path(__file__).parent.parent / "scripts" / "charlm.py"
-    spec = importlib.util.spec_from_file_location("charlm", path)
-    module = sys.modules["charlm"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["charlm"]
+    return load("charlm")
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """The demo runs from beginning to end, prints a line a part, and gives the same numbers again."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from run_scripts import load
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("skimage")
@@ -14,13 +12,7 @@ pytest.importorskip("skimage")
 
 @pytest.fixture(scope="module")
 def demo():
-    path = Path(__file__).parent.parent / "scripts" / "demo.py"
-    spec = importlib.util.spec_from_file_location("demo", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["demo"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["demo"]
+    return load("demo")
 
 
 @pytest.fixture(autouse=True)

@@ -1,26 +1,18 @@
 """What scripts/documents.py does around its models."""
 
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from run_scripts import load
 
 from mpnn.datasets import Vocabulary
 from mpnn.documents import document
 from mpnn.loader import DataLoader
 
-PATH = Path(__file__).parent.parent / "scripts" / "documents.py"
 
-
-@pytest.fixture
-def script(monkeypatch):
-    spec = importlib.util.spec_from_file_location("documents_script", PATH)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "documents_script", module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def script():
+    return load("documents")
 
 
 def review(k, sentences=(("good", "film"), ("so", "good"))):

@@ -1,27 +1,18 @@
 """scripts/grid.py: what its networks read and say, and that a run that was killed goes on."""
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from compare import assert_close
-from test_scripts import FIELDS, run
+from run_scripts import FIELDS, killed, load, run, saving
 
 import mpnn.train
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "grid.py"
 
-
-@pytest.fixture
-def grid(monkeypatch):
-    spec = importlib.util.spec_from_file_location("grid_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "grid_script", module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def grid():
+    return load("grid")
 
 
 @pytest.mark.parametrize("digits", [2, 3])
@@ -121,17 +112,9 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     arguments = ("--smoke", "--task", "digits", "--model", "grid", "--no-picture")
     whole = run("grid", tmp_path, monkeypatch, *arguments)
     assert [row["model"] for row in whole] == ["Grid LSTM", "Grid LSTM, four corners"]
-    save, saved = mpnn.train._save, []
-
-    def counted(*arguments):
-        save(*arguments)
-        saved.append(arguments)
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(mpnn.train, "_save", counted)
-    with pytest.raises(KeyboardInterrupt):
+    with killed(2) as before:
         run("grid", tmp_path, monkeypatch, *arguments)
-    resumed = run("grid", tmp_path, monkeypatch, *arguments)
+    with saving() as after:
+        resumed = run("grid", tmp_path, monkeypatch, *arguments)
     assert [(row["mean"], row["curves"]) for row in resumed] == [(row["mean"], row["curves"]) for row in whole]
-    assert len(saved) == sum(len(curve) for row in whole for curve in row["curves"])  # no epoch was run again
+    assert len(before + after) == sum(len(curve) for row in whole for curve in row["curves"])  # no epoch was run again

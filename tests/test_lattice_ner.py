@@ -1,30 +1,21 @@
 """The script on named entities: what is the same in both models, what goes on after a kill, the picture."""
 
-import importlib.util
 import json
 import sys
 import warnings
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
+from run_scripts import killed, load, saving
 
-import mpnn.train
 from mpnn.lattice import lattice, relations
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "lattice_ner.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("lattice_ner", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["lattice_ner"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["lattice_ner"]
+    return load("lattice_ner")
 
 
 @pytest.fixture
@@ -58,19 +49,10 @@ def test_a_run_goes_on_where_it_was_killed(script, mpnn_data, tmp_path, monkeypa
     monkeypatch.setattr(script, "speeds", lambda *_: dict.fromkeys(figures, 1.0))
     (whole,) = run(script, tmp_path, monkeypatch, *options)
     assert whole["mean"] >= 0 and not list(tmp_path.glob("lattice_ner-*/*.pt"))
-    save = mpnn.train._save
-
-    def killed(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(mpnn.train, "_save", killed)
-        run(script, tmp_path, patch, *options)
-    epochs = []
-    with monkeypatch.context() as patch:
-        patch.setattr(mpnn.train, "_save", lambda path, engine, *more: epochs.append(engine.state.epoch))
-        (resumed,) = run(script, tmp_path, patch, *options)
+    with killed():
+        run(script, tmp_path, monkeypatch, *options)
+    with saving() as epochs:
+        (resumed,) = run(script, tmp_path, monkeypatch, *options)
     assert epochs == [2, 3]
     assert (resumed["by_seed"], resumed["val"], resumed["epoch"]) == (whole["by_seed"], whole["val"], whole["epoch"])
 

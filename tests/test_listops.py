@@ -1,28 +1,21 @@
 """scripts/listops.py: what the two models see, and that no expression is in two parts."""
 
-import importlib.util
 import statistics
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from run_scripts import load
 from torch_geometric.data import Batch
 
 from mpnn.expressions import OPERATORS, TOKENS, evaluate, random_expression, to_text
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "listops.py"
 MEANING = {"MAX": max, "MIN": min, "MED": lambda v: int(statistics.median(v)), "SM": lambda v: sum(v) % 10}
 
 
-@pytest.fixture
-def listops(monkeypatch):
-    spec = importlib.util.spec_from_file_location("listops", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "listops", module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def listops():
+    return load("listops")
 
 
 @pytest.fixture

@@ -1,25 +1,20 @@
 """The parts of scripts/reddit_threads.py: the metric, the limits, what a model sees, and runs that go on."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from run_scripts import load
 from sklearn.metrics import f1_score
 from torch_geometric.data import Batch
 
 from mpnn.datasets import threads
 from mpnn.train import seed_all
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "reddit_threads.py"
-spec = importlib.util.spec_from_file_location("reddit_threads_script", SCRIPT)
-script = sys.modules["reddit_threads_script"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
+script = load("reddit_threads")
 
 LEVELS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=40)
 

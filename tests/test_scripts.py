@@ -1,27 +1,7 @@
 """Every script runs, and its result rows have the fields that the results file promises."""
 
-import importlib.util
-import json
-import sys
-from pathlib import Path
-
 import pytest
-
-import mpnn.train
-
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-FIELDS = {"experiment", "dataset", "model", "metric", "mean", "std", "seeds", "published", "seconds"}
-COSTS = {"epoch_seconds", "examples_a_second"}  # of what is trained by mpnn.train.fit
-
-
-def run(name: str, tmp_path: Path, monkeypatch, *arguments: str) -> list[dict]:
-    """Runs a script as from the command line; its result rows."""
-    monkeypatch.setattr(sys, "argv", [name, *arguments, "--json", str(tmp_path / "rows.json"), "--out", str(tmp_path)])
-    spec = importlib.util.spec_from_file_location("__main__", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "__main__", module)
-    spec.loader.exec_module(module)
-    return json.loads((tmp_path / "rows.json").read_text())
+from run_scripts import COSTS, FIELDS, killed, load, run
 
 
 @pytest.mark.parametrize("model", ["gcn", "gat", "sage", "mean"])
@@ -68,15 +48,8 @@ def test_sst_gives_a_row_a_model_and_what_an_epoch_costs(mpnn_data, tmp_path, mo
 def test_tagging_learns_and_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
     (whole,) = run("tagging", tmp_path, monkeypatch, "--smoke")
     assert whole.keys() >= FIELDS | COSTS and whole["mean"] > 40  # percent; one chunk a word would have 30
-    save = mpnn.train._save
-
-    def killed(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(mpnn.train, "_save", killed)
-        run("tagging", tmp_path, patch, "--smoke")
+    with killed():
+        run("tagging", tmp_path, monkeypatch, "--smoke")
     (resumed,) = run("tagging", tmp_path, monkeypatch, "--smoke")
     assert (resumed["mean"], resumed["val"], resumed["epoch"]) == (whole["mean"], whole["val"], whole["epoch"])
     assert not list(tmp_path.glob("tagging-*/*.pt"))
@@ -155,17 +128,8 @@ def test_han_gives_a_row_a_model_and_pictures(mpnn_data, tmp_path, monkeypatch):
 
 def test_han_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
     (whole,) = run("han", tmp_path, monkeypatch, "--smoke", "--model", "han", "--no-picture")
-    save, calls = mpnn.train._save, []
-
-    def killed(*arguments):
-        save(*arguments)
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(mpnn.train, "_save", killed)
-        run("han", tmp_path, patch, "--smoke", "--model", "han", "--no-picture")
+    with killed(2):
+        run("han", tmp_path, monkeypatch, "--smoke", "--model", "han", "--no-picture")
     (resumed,) = run("han", tmp_path, monkeypatch, "--smoke", "--model", "han", "--no-picture")
     assert resumed["runs"] == whole["runs"]
 
@@ -185,15 +149,8 @@ def test_documents_of_ratings_have_a_mean_squared_error_and_go_on_where_they_wer
     arguments = ("--smoke", "--dataset", "imdb-reviews", "--model", "han")
     (whole,) = run("documents", tmp_path, monkeypatch, *arguments)
     assert 1 < whole["mse"]["mean"] < 40 and "rating" in (tmp_path / "documents-imdb-reviews.html").read_text()
-    save = mpnn.train._save
-
-    def killed(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(mpnn.train, "_save", killed)
-        run("documents", tmp_path, patch, *arguments)
+    with killed():
+        run("documents", tmp_path, monkeypatch, *arguments)
     assert len(list(tmp_path.rglob("*.pt"))) == 1
     (resumed,) = run("documents", tmp_path, monkeypatch, *arguments)
     assert resumed["runs"] == whole["runs"]
@@ -227,15 +184,8 @@ def test_traffic_gives_a_row_a_model_and_a_picture(mpnn_data, tmp_path, monkeypa
 
 def test_traffic_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
     (whole,) = run("traffic", tmp_path, monkeypatch, "--smoke", "--model", "diffusion", "--no-picture")
-    save = mpnn.train._save
-
-    def killed(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(mpnn.train, "_save", killed)
-        run("traffic", tmp_path, patch, "--smoke", "--model", "diffusion", "--no-picture")
+    with killed():
+        run("traffic", tmp_path, monkeypatch, "--smoke", "--model", "diffusion", "--no-picture")
     (resumed,) = run("traffic", tmp_path, monkeypatch, "--smoke", "--model", "diffusion", "--no-picture")
     assert resumed["runs"] == whole["runs"]
 
@@ -247,16 +197,10 @@ def test_a_missing_data_set_ends_a_script_with_a_message(tmp_path, monkeypatch):
 
 
 def test_the_picture_of_the_readme_is_drawn(tmp_path):
-    spec = importlib.util.spec_from_file_location("levels", SCRIPTS / "levels.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.main(str(tmp_path / "levels.png")).stat().st_size > 20_000
+    assert load("levels").main(str(tmp_path / "levels.png")).stat().st_size > 20_000
 
 
 def test_result_files_become_a_table_with_the_command(mpnn_data, tmp_path, monkeypatch):
     run("cora", tmp_path, monkeypatch, "--smoke")
-    spec = importlib.util.spec_from_file_location("results", SCRIPTS / "results.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    table = module.main([str(tmp_path / "rows.json")])
+    table = load("results").main([str(tmp_path / "rows.json")])
     assert "## cora" in table and "| cora | gcn | accuracy % |" in table and "`mpnn run cora --smoke`" in table

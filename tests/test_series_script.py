@@ -1,20 +1,15 @@
 """The parts of scripts/series.py: what models see, forecasts, the metric, and runs that go on."""
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from run_scripts import load
 from sklearn.metrics import r2_score
 
 from mpnn.train import seed_all
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "series.py"
-spec = importlib.util.spec_from_file_location("series_script", SCRIPT)
-script = sys.modules["series_script"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
+script = load("series")
 
 REACH = 4
 every_model = pytest.mark.parametrize("name", script.MODELS)

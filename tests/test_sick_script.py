@@ -1,12 +1,10 @@
 """The script on sentence pairs: a batch is the pairs one by one, and a run that was cut off ends like any other."""
 
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from run_scripts import load
 
 from mpnn.datasets import sick
 from mpnn.graphs import chain, heads
@@ -21,13 +19,7 @@ WORDS = ["a", "small", "dog", "runs", "dogs", "run"]
 
 @pytest.fixture(scope="module")
 def script():
-    path = Path(__file__).parent.parent / "scripts" / "sick.py"
-    spec = importlib.util.spec_from_file_location("sick_script", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["sick_script"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["sick_script"]
+    return load("sick")
 
 
 def pairs(view):

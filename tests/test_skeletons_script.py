@@ -1,29 +1,23 @@
 """What scripts/skeletons.py does to sequences, and that a run goes on where it was killed."""
 
-import importlib.util
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from run_scripts import killed, load
 
 import mpnn.train
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "skeletons.py"
 JOINTS = ["hip_center", "hip_left", "hip_right", "shoulder_left", "shoulder_right", "head"]
 STANDING = np.array([[0, 0, 0.1], [-1, 0, 0], [1, 0, 0], [-1, 1, 0], [1, 1, 0], [0, 2, 0]])
 
 
-@pytest.fixture
-def script(monkeypatch):
-    spec = importlib.util.spec_from_file_location("skeletons_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "skeletons_script", module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def script():
+    return load("skeletons")
 
 
 @pytest.fixture
@@ -68,17 +62,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(script, moves, monkeyp
     scores, scored = [], script.scored
     monkeypatch.setattr(script, "scored", lambda *given: scores.append(scored(*given)) or scores[-1])
     run(script, monkeypatch, tmp_path, *arguments)
-    save, calls = mpnn.train._save, []
-
-    def killed(*given):
-        save(*given)
-        calls.append(1)
-        if len(calls) == 6:  # in the second stream
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(mpnn.train, "_save", killed)
-        run(script, patch, tmp_path, *arguments)
+    with killed(6):  # in the second stream
+        run(script, monkeypatch, tmp_path, *arguments)
     whole, interrupted = scores[:2], len(scores)
     run(script, monkeypatch, tmp_path, *arguments)
     assert all(torch.equal(a, b) for a, b in zip(whole, scores[interrupted:], strict=True))

@@ -1,11 +1,9 @@
 """The models of scripts/sst.py: what they make of phrases, beside loops over single phrases."""
 
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from run_scripts import load
 from torch import nn
 
 from mpnn.datasets import Vocabulary, sst
@@ -14,14 +12,9 @@ from mpnn.loader import DataLoader
 LINES = "(3 (2 It) (4 (2 's) (3 good)))\n(2 a)\n(1 (1 (2 not) (3 (2 a) (4 good))) (2 (2 one) (2 .)))"
 
 
-@pytest.fixture
-def script(monkeypatch):
-    path = Path(__file__).parent.parent / "scripts" / "sst.py"
-    spec = importlib.util.spec_from_file_location("sst_script", path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "sst_script", module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def script():
+    return load("sst")
 
 
 @pytest.fixture

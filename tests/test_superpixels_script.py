@@ -1,13 +1,12 @@
 """scripts/superpixels.py on scenes drawn here: what models see, what they learn from, and that killed runs go on."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from run_scripts import killed, load
+from run_scripts import run as run_script
 from torch_geometric.data import Batch
 
 import mpnn
@@ -16,7 +15,6 @@ from mpnn.images import from_pixels
 
 pytest.importorskip("skimage")
 Image = pytest.importorskip("PIL.Image")
-SCRIPT = Path(__file__).parent.parent / "scripts" / "superpixels.py"
 SIZE = 48, 64
 
 
@@ -46,16 +44,7 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def script():
-    with pytest.MonkeyPatch.context() as patch:
-        yield executed("superpixels_script", patch)
-
-
-def executed(name, patch):
-    spec = importlib.util.spec_from_file_location(name, SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    patch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
+    return load("superpixels")
 
 
 @pytest.fixture
@@ -72,10 +61,7 @@ def graphs(script, config):
 
 
 def run(scenes, out, monkeypatch, *arguments):
-    options = ["--data", str(scenes), "--json", str(out / "rows.json"), "--out", str(out), *arguments]
-    monkeypatch.setattr(sys, "argv", ["superpixels", *options])
-    executed("__main__", monkeypatch)
-    return json.loads((out / "rows.json").read_text())
+    return run_script("superpixels", out, monkeypatch, "--data", str(scenes), *arguments)
 
 
 def test_every_model_gives_a_row_with_three_metrics(scenes, tmp_path, monkeypatch, capsys):
@@ -184,19 +170,9 @@ def test_the_network_learns_along_where_it_is_asked_to(script, config):
 
 def test_a_killed_run_goes_on_to_the_same_result(scenes, tmp_path, monkeypatch):
     (whole,) = run(scenes, tmp_path / "whole", monkeypatch, "--smoke", "--model", "graph-lstm")
-    save, saved = mpnn.train._save, []
-
-    def killed(*arguments):
-        save(*arguments)
-        saved.append(arguments[0])
-        if len(saved) == kill:
-            raise KeyboardInterrupt
-
-    for kill in (2, 2):  # noqa: B007 (killed reads it); in the network's second epoch, then in the first of the graph model
-        saved.clear()
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(mpnn.train, "_save", killed)
-            run(scenes, tmp_path / "again", patch, "--smoke", "--model", "graph-lstm")
+    for _ in ("in the network's second epoch", "in the first of the graph model"):
+        with killed(2):
+            run(scenes, tmp_path / "again", monkeypatch, "--smoke", "--model", "graph-lstm")
     (resumed,) = run(scenes, tmp_path / "again", monkeypatch, "--smoke", "--model", "graph-lstm")
     assert (resumed["mean"], resumed["class average"]) == (whole["mean"], whole["class average"])
 

@@ -1,26 +1,17 @@
 """scripts/traffic.py: what a model sees and what it is scored on."""
 
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from run_scripts import load
 from torchmetrics.functional.regression import mean_absolute_percentage_error
 
 from mpnn.nn import GCN, GraphRecurrent
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "traffic.py"
-
 
 @pytest.fixture(scope="module")
 def traffic():
-    spec = importlib.util.spec_from_file_location("traffic_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["traffic_script"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["traffic_script"]
+    return load("traffic")
 
 
 def task(traffic, x, missing=0.0):
