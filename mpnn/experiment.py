@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 import sys
 import time
@@ -66,7 +67,7 @@ def _command() -> str:
             next(arguments)
         else:
             kept.append(argument)
-    return " ".join(["mpnn", "run", Path(sys.argv[0]).stem, *kept])
+    return shlex.join(["mpnn", "run", Path(sys.argv[0]).stem, *kept])
 
 
 def markdown(rows: list[dict]) -> str:

@@ -1,12 +1,14 @@
 """What all scripts share: runs over seeds, rows, and what an epoch costs."""
 
+import json
 import time
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from mpnn.experiment import Options, Seconds, markdown, over_seeds, report
+from mpnn.experiment import Options, Seconds, markdown, over_seeds, report, start
 from mpnn.train import Fit, fit
 
 
@@ -60,3 +62,21 @@ def test_the_table_has_the_time_of_an_epoch_where_it_is_known():
     lines = markdown([row, row | {"epoch_seconds": 12.34}, row | {"epoch_seconds": 0.00512}]).splitlines()
     assert [line.split("|")[8].strip() for line in lines] == ["an epoch", "--:", "–", "12", "0.0051"]
     assert {line.count("|") for line in lines} == {10}
+
+
+def test_the_command_of_a_row_can_be_given_to_a_shell_again(tmp_path, monkeypatch):
+    rows = [report("traffic", "one week", "last value", "MAE", [1.0], 2.0, None)]
+    given = ["scripts/traffic.py", "--json", str(tmp_path / "a.json"), "--seeds", "3", "--out", str(tmp_path / "b c")]
+    monkeypatch.setattr("sys.argv", given)
+    start(Options, lambda config: rows)
+    (row,) = json.loads((tmp_path / "a.json").read_text())
+    assert row["command"] == "mpnn run traffic --seeds 3"
+
+    @dataclass(frozen=True)
+    class Config(Options):
+        model: str = ""
+
+    monkeypatch.setattr("sys.argv", [*given[:3], "--model", "last value"])
+    start(Config, lambda config: rows if config.model == "last value" else [])
+    (row,) = json.loads((tmp_path / "a.json").read_text())
+    assert row["command"] == "mpnn run traffic --model 'last value'"
