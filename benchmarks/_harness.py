@@ -24,6 +24,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shlex
 import signal
 import sys
 import tempfile
@@ -38,11 +39,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from _report import Result, Row, header, median, picture, report, slope, table, write
+from _report import Result, Row, growth, header, median, picture, report, table, write
 from torch import Tensor
 from tqdm import tqdm
 
-__all__ = ["Absent", "Case", "Contender", "Row", "Step", "cached", "chung_lu", "main", "peer", "slope", "table"]
+__all__ = ["Absent", "Case", "Contender", "Row", "Step", "cached", "chung_lu", "growth", "main", "peer", "table"]
 
 CALM = 0.15  # cores that other processes may use during a turn that counts
 CACHE = "MPNN_BENCH_CACHE"
@@ -465,10 +466,20 @@ def arguments(doc: str, names: Sequence[str], threads: Sequence[int]) -> argpars
     return options
 
 
-def run_case(name: str, build: Callable[[bool], Case], threads: int, options: argparse.Namespace, scales) -> Result:
+def command_of(file: str, name: str, threads: int, options: argparse.Namespace) -> str:
+    """What measures one case again as it was measured."""
+    words = ["mpnn", "bench", file, "--cases", name, "--threads", str(threads)]
+    pace, usual = options.pace, PACES[options.pace.name]
+    words += [f"--{pace.name}"] * (pace.name != "full") + ["--no-memory"] * (not options.memory)
+    for option, value, default in (("rounds", pace.rounds, usual.rounds), ("limit", pace.limit, usual.limit)):
+        words += [f"--{option}", f"{value:g}"] if value != default else []
+    return shlex.join(words)
+
+
+def run_case(name: str, build: Callable, threads: int, options: argparse.Namespace, scales, file: str) -> Result:
     """Times a case, then weighs its contenders; a case without its data, or that cannot be built, is only named."""
-    pace = options.pace
-    result, began = Result(name, header(threads, pace.rounds, pace.name)), time.perf_counter()
+    pace, command = options.pace, command_of(file, name, threads, options)
+    result, began = Result(name, header(threads, pace.rounds, pace.name, command)), time.perf_counter()
     torch.set_num_threads(threads)
     try:
         case = build(options.smoke)
@@ -512,7 +523,7 @@ def main(file: str, doc: str, cases: dict[str, Callable[[bool], Case]], threads:
         results = {}
         for name in options.cases:
             for count in options.threads:
-                result = run_case(name, cases[name], count, options, scales)
+                result = run_case(name, cases[name], count, options, scales, Path(file).stem)
                 results[result.key] = result  # written at once: a run that is stopped keeps what it has
                 write(options.out, Path(file).stem, doc, results, list(cases))
     print(report(doc, Path(file).stem, list(results.values())))

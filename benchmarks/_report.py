@@ -10,9 +10,11 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,9 +86,11 @@ def counted(number: int, noun: str) -> str:
 # Where and how ------------------------------------------------------------------------------------------------------
 
 
-def header(threads: int, rounds: int, pace: str) -> dict[str, Any]:
+def header(threads: int, rounds: int, pace: str, command: str) -> dict[str, Any]:
     """Machine, versions and settings of a case that starts now; ``pace`` is full, quick or smoke."""
     return {
+        "command": command,
+        "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
@@ -95,6 +99,20 @@ def header(threads: int, rounds: int, pace: str) -> dict[str, Any]:
         "pace": pace,
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+@cache
+def commit() -> str:
+    """The commit of this checkout, and whether files under version control differ from it; empty outside of one."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.check_output(["git", *arguments], cwd=Path(__file__).parent, text=True, stderr=-3).strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../mpnn", ".")
+        return git("rev-parse", "--short", "HEAD") + " with changes" * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def version(package: str) -> str:
@@ -138,13 +156,47 @@ def ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
 
 
-def slope(rows: Sequence[Row], value: Callable[[Row], float | None]) -> float:
-    """Exponent of a power law fitted through (size, value): 1 is linear."""
-    points = [(row.size, value(row)) for row in rows if row.wall and row.size and value(row)]
+@dataclass(frozen=True)
+class Growth:
+    """A power law through measured (size, value): ``value ~ size ** exponent``.
+
+    Attributes:
+        exponent: 1 is linear.
+        error: its standard error; NaN for two sizes.
+        used: how many sizes it is fitted to, the largest ones.
+        given: how many there are.
+        off: the farthest value from the line, as a share of it.
+    """
+
+    exponent: float
+    error: float
+    used: int
+    given: int
+    off: float
+
+
+def growth(rows: Sequence[Row], value: Callable[[Row], float | None]) -> Growth | None:
+    """The power law of a case; None for less than two sizes.
+
+    Small sizes are left out where a fixed cost makes up more than a tenth, but never one of the three largest.
+    """
+    points = sorted((row.size, value(row)) for row in rows if row.wall and row.size and value(row))
     if len(points) < 2:
-        return float("nan")
-    x, y = np.log(np.array(points, dtype=float)).T
-    return float(np.polyfit(x, y, 1)[0])
+        return None
+    size, found = np.array(points, dtype=float).T
+    grown = max(min(3, len(points)), int((found >= 10 * fixed_cost(size, found)).sum()))
+    x, y = np.log(size[-grown:]), np.log(found[-grown:])
+    exponent, constant = np.polyfit(x, y, 1)
+    away = y - (exponent * x + constant)
+    spread = ((x - x.mean()) ** 2).sum()
+    error = np.sqrt((away**2).sum() / (grown - 2) / spread) if grown > 2 else float("nan")
+    return Growth(float(exponent), float(error), grown, len(points), float(np.expm1(np.abs(away).max())))
+
+
+def fixed_cost(size: np.ndarray, found: np.ndarray) -> float:
+    """The part that does not grow: a in a + b size, fitted to the relative differences; at least 0."""
+    (a, _), *_ = np.linalg.lstsq(np.stack([1 / found, size / found], axis=1), np.ones_like(found), rcond=None)
+    return max(0.0, float(a))
 
 
 def time_of(row: Row) -> float:
@@ -152,14 +204,15 @@ def time_of(row: Row) -> float:
 
 
 def slopes(rows: Sequence[Row], axis: str = "size") -> str:
-    """How time and memory grow with size, over all sizes and between the two largest, in words."""
-    rows = sorted((row for row in rows if row.wall and row.size), key=lambda row: row.size)
+    """How time and memory grow with size, in words."""
     parts = []
     for what, value in (("processor time", time_of), ("memory of a step", lambda row: row.step_mb)):
-        whole, last = slope(rows, value), slope(rows[-2:], value)
-        if whole == whole:
-            parts.append(f"{what} as {axis} to the power {whole:.2f} ({last:.2f} between the two largest)")
-    return f"Grows: {'; '.join(parts)}; 1 is linear." if parts else "Too few sizes for a slope."
+        law = growth(rows, value)
+        if law:
+            error = "" if law.error != law.error else f" ± {law.error:.2f}"
+            sizes = f"{law.used} of {law.given} sizes, at most {law.off:.0%} off the line"
+            parts.append(f"{what} as {axis} to the power {law.exponent:.2f}{error} ({sizes})")
+    return f"Grows: {'; '.join(parts)}." if parts else "Too few sizes for a slope."
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -223,8 +276,10 @@ def section(result: Result, file: str) -> list[str]:
         what = f"Skipped: {result.skipped}." if result.skipped else f"**Failed: {result.failed}**"
         return [*lines, what, ""]
     options = f"--cases '{result.name}' --threads {head['threads']}" + f" --{head['pace']}" * (head["pace"] != "full")
+    command = head.get("command") or f"mpnn bench {file} {options}"  # results of before commands were kept have none
     taken = f"{head['date']}, {head['rounds']} rounds, load {head['load']} before, {result.seconds:.0f} s"
-    lines += [result.title, "", f"`mpnn bench {file} {options}`: {taken}. {agreement(result)}".rstrip(), ""]
+    taken += f", commit {head['commit']}" * bool(head.get("commit"))
+    lines += [result.title, "", f"`{command}`: {taken}. {agreement(result)}".rstrip(), ""]
     lines += [*table(result.rows, head["rounds"]), ""]
     if result.axis:
         lines += [slopes(result.rows, result.axis), ""]

@@ -1,15 +1,19 @@
 """How time and memory grow, family by family: with nodes, edges, depth and batch, up to what this machine holds.
 
 Each case is one family along one axis: the same training step (forward and backward; for planning: levels and layout)
-at several sizes. The picture has logarithmic axes and dashed lines of slope 1; below a table stands the fitted slope,
-and that between the two largest sizes, where what does not grow has little weight any more. The reference is the bare
-matrix (and adjacency) products of the largest size; for planning, sorting its edges once.
+at sizes up to where a step takes seconds or gigabytes. The picture has logarithmic axes and dashed lines of slope 1.
+Below a table stands the fitted slope with its standard error. A fit leaves small sizes out where a fixed cost (the
+constant of a straight line through all sizes) makes up more than a tenth, but never one of the three largest. The
+reference is the bare matrix (and adjacency) products of the largest size; for planning, sorting its edges once.
 
 - GCN and GAT: one layer, 64 -> 64 (4 heads x 16), x needs a gradient, on power-law graphs.
 - Tree-LSTM: 64 hidden, the wavefront. Random binary trees of 20 to 40 leaves for the batch; for the depth 16
   caterpillars, whose levels are 32 nodes wide at the bottom and 16 nodes above.
 - LSTM, packed: 64 hidden, torch's kernels on blocks of steps by chains. LSTM, generic: the same on the wavefront.
 - Graph LSTM: 32 hidden, planar graphs under a smooth priority, so frontiers are narrow and many.
+- Lattice LSTM: sentences of about 33 characters and 15 words, 50 -> 100 hidden, both directions. Grid LSTM: 32 hidden,
+  one grid that grows along both sides, and batches of grids of 8 by 8.
+- GRU with GCN in its gates: 32 hidden, on 207 places, by the number of time steps and of sequences.
 - Planning: ``topological`` levels and the layout, of random DAGs of ten edges a node, and of one chain.
 """
 
@@ -20,6 +24,8 @@ from functools import partial
 
 import chains
 import graph_lstm
+import graph_recurrent
+import lattice_grid
 import planning
 import synchronous
 import torch
@@ -31,11 +37,16 @@ import mpnn
 FIXED = "Where it is below 1, what does not grow along this axis (cost of a level, products of nodes) has a part in it."
 
 
-def case(title: str, axis: str, sizes: Sequence[int], ours: Callable, bare: Callable, note: str = "") -> Case:
-    """One contender a size, and the reference at the largest."""
-    rows = [Contender(f"mpnn, {n:,} {axis}", partial(ours, n), "mpnn", agrees=False, size=n) for n in sizes]
+def case(
+    title: str, axis: str, sizes: Sequence[int], ours: Callable, bare: Callable, note: str = "", needs: float = 0.0
+) -> Case:
+    """One contender a size, and the reference at the largest, whose set-up and step take ``needs`` GB."""
+    rows = [
+        Contender(f"mpnn, {n:,} {axis}", partial(ours, n), "mpnn", agrees=False, size=n, needs=needs * n / max(sizes))
+        for n in sizes
+    ]
     name = f"bare products or sorts, {max(sizes):,} {axis}"
-    rows.append(Contender(name, partial(bare, max(sizes)), "reference", agrees=False))
+    rows.append(Contender(name, partial(bare, max(sizes)), "reference", agrees=False, needs=needs))
     return Case(title, rows, slope=True, axis=axis, note=note, patience=180.0)
 
 
@@ -50,21 +61,22 @@ def task(kind: str, num_nodes: int, num_edges: int) -> synchronous.Task:
 
 
 def of_nodes(kind: str, smoke: bool) -> Case:
-    sizes = (20, 40) if smoke else (6_250, 12_500, 25_000, 50_000, 100_000, 200_000)
+    sizes = (20, 40) if smoke else [12_500 * 2**k for k in range(7 if kind == "gcn" else 6)]
     return case(
         f"One layer of {kind.upper()} on graphs with 20 edges a node.", "nodes", sizes,
         lambda n: synchronous.mpnn_step(task(kind, n, (4 if smoke else 20) * n)),
-        lambda n: synchronous.gemm_step(task(kind, n, (4 if smoke else 20) * n), True),
+        lambda n: synchronous.gemm_step(task(kind, n, (4 if smoke else 20) * n), True), needs=0 if smoke else 6,
     )  # fmt: skip
 
 
 def of_edges(kind: str, smoke: bool) -> Case:
-    num_nodes, sizes = (40, (80, 160)) if smoke else (20_000, (156_250, 312_500, 625_000, 1_250_000, 2_500_000))
+    doublings = range(6 if kind == "gcn" else 5)
+    num_nodes, sizes = (40, (80, 160)) if smoke else (50_000, [312_500 * 2**k for k in doublings])
     return case(
         f"One layer of {kind.upper()} on {num_nodes:,} nodes.", "edges", sizes,
         lambda n: synchronous.mpnn_step(task(kind, num_nodes, n)),
         lambda n: synchronous.gemm_step(task(kind, num_nodes, n), True),
-        FIXED,
+        FIXED, needs=0 if smoke else 4,
     )  # fmt: skip
 
 
@@ -85,15 +97,16 @@ def caterpillars(depth: int, count: int, hidden: int) -> wavefront.Forest:
 
 
 def tree_batch(smoke: bool) -> Case:
-    sizes = (2, 4) if smoke else (8, 32, 128, 512, 2048)
+    sizes = (2, 4) if smoke else (8, 32, 128, 512, 2048, 8192)
     return case(
         "Child-sum Tree-LSTM on batches of trees.", "trees", sizes,
         lambda n: wavefront.mpnn_step(trees(n, smoke)), lambda n: wavefront.gemm_step(trees(n, smoke)), FIXED,
+        needs=0 if smoke else 5,
     )  # fmt: skip
 
 
 def tree_depth(smoke: bool) -> Case:
-    sizes, count, hidden = ((4, 8), 2, 8) if smoke else ((32, 128, 512, 2048), 16, 64)
+    sizes, count, hidden = ((4, 8), 2, 8) if smoke else ((32, 128, 512, 2048, 8192), 16, 64)
     return case(
         f"Child-sum Tree-LSTM on {count} caterpillars.", "levels", sizes,
         lambda n: wavefront.mpnn_step(caterpillars(n, count, hidden)),
@@ -106,7 +119,7 @@ def sequences(count: int, length: int, hidden: int = 64) -> chains.Batch:
 
 
 def chain_length(way: str, smoke: bool) -> Case:
-    count, sizes = (2, (4, 8)) if smoke else (16, (128, 512, 2048, 8192) if way == "packed" else (32, 128, 512, 2048))
+    count, sizes = (2, (4, 8)) if smoke else (16, [32 * 4**k for k in range(6 if way == "packed" else 5)])
     return case(
         f"LSTM on {count} chains, {way}.", "steps", sizes,
         lambda n: chains.ours_step(sequences(count, n), way), lambda n: chains.products_step(sequences(count, n)),
@@ -114,16 +127,16 @@ def chain_length(way: str, smoke: bool) -> Case:
 
 
 def chain_batch(way: str, smoke: bool) -> Case:
-    length, sizes = (4, (2, 4)) if smoke else (50, (16, 64, 256, 1024, 4096))
+    length, sizes = (4, (2, 4)) if smoke else (50, (16, 64, 256, 1024, 4096, 16384))
     return case(
         f"LSTM on chains of {length} steps, {way}.", "chains", sizes,
         lambda n: chains.ours_step(sequences(n, length), way), lambda n: chains.products_step(sequences(n, length)),
-        FIXED,
+        FIXED, needs=0 if smoke else 6,
     )  # fmt: skip
 
 
 def single_chain(smoke: bool) -> Case:
-    sizes = (10, 20) if smoke else (1_250, 2_500, 5_000, 10_000, 20_000)
+    sizes = (10, 20) if smoke else (1_250, 2_500, 5_000, 10_000, 20_000, 40_000)
     return case(
         "LSTM on a single chain, wavefront: as many levels as nodes.", "nodes", sizes,
         lambda n: chains.ours_step(sequences(1, n), "wavefront"), lambda n: chains.products_step(sequences(1, n)),
@@ -135,7 +148,7 @@ def planar(count: int, side: int, smoke: bool) -> graph_lstm.Scene:
 
 
 def ordered_nodes(smoke: bool) -> Case:
-    sides = (4, 6) if smoke else (16, 32, 64, 128)
+    sides = (4, 6) if smoke else (16, 32, 64, 128, 256, 512)
     return case(
         "Graph LSTM on one planar graph.", "nodes", [side**2 for side in sides],
         lambda n: graph_lstm.mpnn_step(planar(1, round(n**0.5), smoke)),
@@ -145,11 +158,53 @@ def ordered_nodes(smoke: bool) -> Case:
 
 
 def ordered_batch(smoke: bool) -> Case:
-    side, sizes = (4, (1, 2)) if smoke else (16, (1, 4, 16, 64, 256))
+    side, sizes = (4, (1, 2)) if smoke else (16, (1, 4, 16, 64, 256, 1024))
     return case(
         f"Graph LSTM on planar graphs of {side * side} nodes.", "graphs", sizes,
         lambda n: graph_lstm.mpnn_step(planar(n, side, smoke)),
         lambda n: graph_lstm.gemm_step(planar(n, side, smoke)), FIXED,
+    )  # fmt: skip
+
+
+def lattice_batch(smoke: bool) -> Case:
+    widths, sizes = ((5, 8), (2, 4)) if smoke else ((50, 100), (8, 32, 128, 512, 2048))
+    return case(
+        "Lattice LSTM on batches of sentences.", "sentences", sizes,
+        lambda n: lattice_grid.lattice_step(lattice_grid.sentences(n, *widths)),
+        lambda n: lattice_grid.lattice_products(lattice_grid.sentences(n, *widths)), FIXED, needs=0 if smoke else 6,
+    )  # fmt: skip
+
+
+def grid_nodes(smoke: bool) -> Case:
+    def of(n: int) -> lattice_grid.Grids:
+        return lattice_grid.Grids((round(n**0.5),) * 2, 1, 8, 4 if smoke else 32)
+
+    return case(
+        "Grid LSTM on one square grid.", "nodes", [side**2 for side in ((3, 4) if smoke else (16, 32, 64, 128, 256))],
+        lambda n: lattice_grid.grid_step(of(n)), lambda n: lattice_grid.grid_products(of(n)),
+        "Where it is below 1: diagonals grow longer as well as more, so more nodes share the cost of a level.",
+    )  # fmt: skip
+
+
+def grid_batch(smoke: bool) -> Case:
+    def of(n: int) -> lattice_grid.Grids:
+        return lattice_grid.Grids((3, 3) if smoke else (8, 8), n, 8, 4 if smoke else 32)
+
+    return case(
+        "Grid LSTM on batches of grids of 8 by 8.", "grids", (2, 4) if smoke else (4, 16, 64, 256, 1024),
+        lambda n: lattice_grid.grid_step(of(n)), lambda n: lattice_grid.grid_products(of(n)), FIXED,
+    )  # fmt: skip
+
+
+def recurrent(axis: str, smoke: bool) -> Case:
+    def of(n: int) -> graph_recurrent.Scene:
+        nodes, few, hidden = (10, 2, 4) if smoke else (207, 4, 32)
+        return graph_recurrent.Scene(nodes, *((n, few) if axis == "steps" else (3 * few, n)), hidden)
+
+    return case(
+        f"GRU with GCN in its gates, by {axis}.", axis, (2, 4) if smoke else (4, 16, 64, 256, 1024),
+        lambda n: graph_recurrent.mpnn_step(of(n), "gru", mpnn.nn.GCN),
+        lambda n: graph_recurrent.gemm_step(of(n), "gru", 1), FIXED, needs=0 if smoke else 6,
     )  # fmt: skip
 
 
@@ -171,7 +226,7 @@ def planning_edges(smoke: bool) -> Case:
 
 
 def planning_depth(smoke: bool) -> Case:
-    sizes = (10, 20) if smoke else (10_000, 30_000, 100_000, 300_000, 1_000_000)
+    sizes = (10, 20) if smoke else (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000)
 
     def links(n: int) -> torch.Tensor:
         name = torch.randperm(n, generator=torch.Generator().manual_seed(0))
@@ -197,6 +252,11 @@ CASES = {
     "generic_single": single_chain,
     "ordered_nodes": ordered_nodes,
     "ordered_batch": ordered_batch,
+    "lattice_batch": lattice_batch,
+    "grid_nodes": grid_nodes,
+    "grid_batch": grid_batch,
+    "recurrent_steps": partial(recurrent, "steps"),
+    "recurrent_batch": partial(recurrent, "sequences"),
     "planning_edges": planning_edges,
     "planning_depth": planning_depth,
 }

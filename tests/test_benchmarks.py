@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import linregress
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
@@ -182,10 +184,29 @@ def test_ratios_are_to_the_fastest_peer_and_the_first_reference(harness):
     assert cells[1] == "**a**" and cells[2:9] == ["2000", "2000-5000", "2000", "2000", "0.5", "0.5", "2"]
 
 
-def test_the_slope_of_linear_growth_is_one(harness):
-    rows = [harness.Row(str(n), "mpnn", size=n, wall=[1.0], cpu=[n * 1e-3]) for n in (10, 100, 1000)]
-    assert harness.slope(rows, lambda row: row.cpu[0]) == pytest.approx(1)
-    assert harness.slope(rows, lambda row: row.cpu[0] ** 2) == pytest.approx(2)
+def grown(harness, value, sizes=(10, 100, 1000, 10_000, 100_000)):
+    rows = [harness.Row(str(n), "mpnn", size=n, wall=[1.0], cpu=[value(n)]) for n in sizes]
+    return harness.growth(rows, lambda row: row.cpu[0])
+
+
+def test_the_slope_of_growth_is_its_exponent_and_its_error_is_that_of_a_line(harness):
+    for exponent in (0.5, 1, 2):
+        law = grown(harness, lambda n, exponent=exponent: 1e-3 * n**exponent)
+        assert law.exponent == pytest.approx(exponent) and law.off < 1e-6 and law.error < 1e-6
+    sizes, y = [10, 100, 1000, 10_000], np.array([1.0, 2.1, 2.9, 4.2])
+    law, expected = grown(harness, dict(zip(sizes, 10**y)).get, sizes), linregress(np.log10(sizes), y)
+    assert (law.used, law.exponent, law.error) == pytest.approx((4, expected.slope, expected.stderr))
+    away = np.abs(y - expected.slope * np.log10(sizes) - expected.intercept)
+    assert law.off == pytest.approx(10 ** away.max() - 1)
+
+
+def test_small_sizes_are_left_out_of_a_slope_while_a_fixed_cost_shows_but_never_the_three_largest(harness):
+    law = grown(harness, lambda n: 5 + 0.1 * n)
+    assert (law.used, law.given) == (3, 5) and law.exponent == pytest.approx(1, abs=0.03)
+    assert grown(harness, lambda n: 0.5 + 0.1 * n).used == 4
+    assert grown(harness, lambda n: 1.0).used == 3
+    assert grown(harness, lambda n: n**2).used == 5  # what grows faster has no fixed cost
+    assert grown(harness, lambda n: n, [10, 20]).used == 2 and grown(harness, lambda n: n, [10]) is None
 
 
 def test_a_short_step_is_repeated_and_its_time_is_per_step(harness):
