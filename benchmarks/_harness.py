@@ -496,7 +496,7 @@ def run_case(name: str, build: Callable, threads: int, options: argparse.Namespa
     weighed = [row for row in result.rows if row.wall and median(row.wall) < pace.limit / 4]
     weighed = weighed if scales and case.memory else []
     for row in tqdm(weighed[:1] if options.smoke else weighed, f"{name}, memory", file=sys.stderr, leave=False):
-        scales.weigh(name, row, threads, 3 * pace.limit)
+        scales.weigh(name, row, threads, max(3 * pace.limit, case.patience))
     result.seconds = time.perf_counter() - began
     return result
 

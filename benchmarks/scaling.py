@@ -30,7 +30,7 @@ import planning
 import synchronous
 import torch
 import wavefront
-from _harness import Case, Contender, Step, cached, chung_lu, main
+from _harness import Case, Contender, Step, main
 
 import mpnn
 
@@ -47,17 +47,28 @@ def case(
     ]
     name = f"bare products or sorts, {max(sizes):,} {axis}"
     rows.append(Contender(name, partial(bare, max(sizes)), "reference", agrees=False, needs=needs))
-    return Case(title, rows, slope=True, axis=axis, note=note, patience=180.0)
+    return Case(title, rows, slope=True, axis=axis, note=note, patience=900.0)
 
 
 # All nodes at once --------------------------------------------------------------------------------------------------
 
 
+def power_law(num_nodes: int, num_edges: int) -> torch.Tensor:
+    """Edges between nodes drawn as often as ``(10 + rank) ** (-2 / 3)``, loops and double edges with them: ``(2, E)``.
+
+    Source: as ``_harness.chung_lu``, of which the largest graphs here would take minutes.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first, last = 10 ** (1 / 3), (num_nodes + 10) ** (1 / 3)
+    place = first + (last - first) * torch.rand(2, num_edges, dtype=torch.float64, generator=generator)
+    rank = (place**3 - 10).long().clamp_(0, num_nodes - 1)
+    return torch.randperm(num_nodes, generator=generator)[rank]
+
+
 def task(kind: str, num_nodes: int, num_edges: int) -> synchronous.Task:
     x = torch.randn(num_nodes, 64, generator=torch.Generator().manual_seed(0))
     widths = [(64, 16, 4)] if kind == "gat" else [(64, 64, 1)]
-    edge_index = cached(f"chung_lu {num_nodes} {num_edges}", partial(chung_lu, num_nodes, num_edges))
-    return synchronous.Task(kind, x, edge_index, widths, x_needs_grad=True)
+    return synchronous.Task(kind, x, power_law(num_nodes, num_edges), widths, x_needs_grad=True)
 
 
 def of_nodes(kind: str, smoke: bool) -> Case:
@@ -136,7 +147,7 @@ def chain_batch(way: str, smoke: bool) -> Case:
 
 
 def single_chain(smoke: bool) -> Case:
-    sizes = (10, 20) if smoke else (1_250, 2_500, 5_000, 10_000, 20_000, 40_000)
+    sizes = (10, 20) if smoke else (1_250, 2_500, 5_000, 10_000, 20_000)
     return case(
         "LSTM on a single chain, wavefront: as many levels as nodes.", "nodes", sizes,
         lambda n: chains.ours_step(sequences(1, n), "wavefront"), lambda n: chains.products_step(sequences(1, n)),
