@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from mpnn import schedule as schedules
 from mpnn.features import Linear, check_dense, check_features
-from mpnn.kernels import Loose, segment_sum
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan
 
@@ -67,19 +67,22 @@ class Diffusion(MessagePassing):
     def forward(self, x: Tensor, edge_index: Any, edge_weight: Tensor | None = None) -> Tensor:
         check_dense("Diffusion", x)
         check_features("Diffusion", x, self.in_features)
-        src, dst = self.plan(edge_index, len(x)).edge_index("")
-        weight = self._checked(edge_weight, x, len(src))
-        back = edge_index.reverse if isinstance(edge_index, Plan) else edge_index
+        weight = self._checked(edge_weight, x, len(self.plan(edge_index, len(x)).edges[""]))
         found = [x]
-        for graph, schedule, share in (
-            (back, schedules.synchronous.reverse, _shares(dst, src, weight, len(x))),
-            (edge_index, schedules.synchronous, _shares(src, dst, weight, len(x))),
-        ):
-            mean = x
+        for graph, schedule in self._directions(edge_index):
+            walk = partial(self.propagate, graph, schedule, edge_weight=weight)
+            total = walk(x=x.new_ones(len(x), 1))  # D
+            total, mean = torch.where(total == 0, 1.0, total), x
             for _ in range(self.steps):
-                mean = self.propagate(graph, None if isinstance(graph, Plan) else schedule, x=mean, share=share)
+                mean = walk(x=mean) / total
                 found.append(mean)
         return self.linear(torch.cat(found, dim=1))
+
+    def _directions(self, edge_index: Any) -> tuple[tuple[Any, Any], ...]:
+        """The graph and the schedule against the edges, and along them."""
+        if isinstance(edge_index, Plan):
+            return (edge_index.reverse, None), (edge_index, None)
+        return (edge_index, schedules.synchronous.reverse), (edge_index, schedules.synchronous)
 
     def _checked(self, weight: Tensor | None, x: Tensor, num_edges: int) -> Tensor:
         if weight is None:
@@ -90,14 +93,8 @@ class Diffusion(MessagePassing):
             )
         return weight
 
-    def weight(self, share):
-        return share
+    def weight(self, edge_weight):
+        return edge_weight
 
     def __repr__(self) -> str:
         return f"Diffusion({self.in_features}, {self.out_features}, steps={self.steps})"
-
-
-def _shares(src: Tensor, dst: Tensor, weight: Tensor, num_nodes: int) -> Tensor:
-    """Each edge's part of the weights into its target; 0 where they add up to 0."""
-    total = segment_sum(Loose(src, dst, num_nodes, num_nodes), weight)
-    return weight / torch.where(total == 0, 1.0, total).index_select(0, dst)
