@@ -1,9 +1,9 @@
 """AGC-LSTM on skeletons of N-UCLA: a training step of a stream, beside plain torch and its matrix products alone.
 
-64 sequences of 32 frames, as scripts/skeletons.py trains on: ``joint`` with 20 joints of 3 coordinates, ``part`` with 5
-parts of 12; 64 hidden features, three layers with pooling of two frames to one before each; forward, the loss with its
-terms on attention, and backward to all weights. An item is a sequence, so sequences a second are a million over the
-time of an item.
+64 sequences of as many frames as scripts/skeletons.py trains on: ``joint`` with 20 joints of 3 coordinates, ``part``
+with 5 parts of 12; 64 hidden features, three layers with pooling of two frames to one before each; forward, the loss
+with its terms on attention, and backward to all weights. An item is a sequence, so sequences a second are a million
+over the time of an item.
 
 Plain torch has the sequences as one dense array, as every skeleton has the same bones: the neighbours' means by a
 matrix from joints to joints, all input products of a layer at once, torch.nn's LSTM for the positions, and a loop over
@@ -32,6 +32,7 @@ JOINTS = [
 ]  # fmt: skip
 PARTS = [(0, 1), (0, 2), (0, 3), (0, 4)]  # torso and limbs
 CLASSES, WINDOWS = 10, (2, 2, 2)
+FRAMES = 16  # as scripts/skeletons.py has
 
 
 @dataclass
@@ -159,7 +160,7 @@ def gemm_step(moves: Moves) -> Step:
 
 
 def case(bones: list[tuple[int, int]], features: int, smoke: bool) -> Case:
-    moves = Moves(bones, *((3, 8, features, 8) if smoke else (64, 32, features, 64)))
+    moves = Moves(bones, *((3, 8, features, 8) if smoke else (64, FRAMES, features, 64)))
     contenders = [
         Contender("mpnn", partial(mpnn_step, moves), "mpnn", size=moves.count),
         Contender("plain torch, dense", partial(torch_step, moves), size=moves.count),

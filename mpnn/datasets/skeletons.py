@@ -14,7 +14,10 @@ from torch_geometric.data import Data
 
 from mpnn import spacetime
 
-__all__ = ["Body", "action_set", "by_part", "centred", "facing", "filled", "frames", "read", "resampled", "sequences"]
+__all__ = [
+    "Body", "action_set", "by_part", "centred", "facing", "filled", "frames", "read", "resampled", "sequences",
+    "smoothed",
+]  # fmt: skip
 
 Parts = dict[str, list[Data]]
 FIELDS = {"subject": "subject", "view": "camera", "env": "env", "trial": "trial"}  # Data has a method of its own, view
@@ -221,6 +224,23 @@ def centred(x: Tensor, body: Body) -> Tensor:
         x ``(T, V, 3)`` -> the same.
     """
     return x - x[:1, body.joint("hip_center")][:, None]
+
+
+def smoothed(x: Tensor, reach: int) -> Tensor:
+    """The mean of each frame and so many before and after it, against the noise of a depth camera.
+
+    Args:
+        reach: how many frames to each side; beyond the ends of the sequence the end's counts.
+
+    Shape:
+        x ``(T, V, F)`` -> the same.
+
+    Example:
+        >>> smoothed(torch.tensor([0.0, 3.0, 0.0]).view(3, 1, 1), 1).flatten().tolist()
+        [1.0, 1.0, 1.0]
+    """
+    longer = torch.cat([x[:1].expand(reach, -1, -1), x, x[-1:].expand(reach, -1, -1)])
+    return longer.unfold(0, 2 * reach + 1, 1).mean(dim=-1)
 
 
 def by_part(x: Tensor, body: Body) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch_geometric.data import Batch
 
 from mpnn import datasets
-from mpnn.datasets.skeletons import action_set, by_part, centred, facing, filled, frames, resampled, sequences
+from mpnn.datasets.skeletons import action_set, by_part, centred, facing, filled, frames, resampled, sequences, smoothed
 
 JOINTS = ["hip_center", "hip_left", "hip_right", "shoulder_left", "shoulder_right"]
 
@@ -180,3 +180,12 @@ def test_msr_action_is_split_by_subject_and_leaves_out_the_ten(mpnn_data):
     assert (sum(whole), sum(count > 0 for count in whole)) == (252, 13)
     sizes = [[len(some) for some in action_set(parts, number).values()] for number in (1, 2, 3)]
     assert sizes == [[114, 105], [116, 112], [111, 111]]
+
+
+def test_smoothing_takes_the_mean_of_frames_on_both_sides():
+    x = torch.randn(7, 3, 2)
+    padded = torch.cat([x[:1], x[:1], x, x[-1:], x[-1:]])
+    expected = torch.stack([padded[t : t + 5].mean(dim=0) for t in range(7)])
+    torch.testing.assert_close(smoothed(x, 2), expected)
+    torch.testing.assert_close(smoothed(x, 0), x)
+    torch.testing.assert_close(smoothed(x[:1], 3), x[:1])
