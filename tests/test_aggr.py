@@ -122,3 +122,11 @@ def test_the_mean_is_that_of_torch_geometric(graph, data, seed):
             defined = Send("mean").propagate(graph.edge_index, rule, **fields)
         assert_same(ours, theirs, list(fields.values()))
         assert_same(ours, defined, list(fields.values()))
+
+
+def test_what_is_kept_of_an_index_is_worked_out_again_when_it_is_written_to():
+    module, x, index = LSTMAggregation(F, 3), torch.randn(5, F), torch.tensor([0, 0, 1, 2, 2])
+    for num_nodes in (3, 5):
+        assert torch.equal(module(x, index, dim_size=num_nodes), module(x, index.clone(), dim_size=num_nodes))
+    index.copy_(torch.tensor([4, 4, 4, 0, 1]))
+    assert torch.equal(module(x, index, dim_size=5), module(x, index.clone(), dim_size=5))

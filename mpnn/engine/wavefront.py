@@ -314,7 +314,7 @@ class Whole:
 
     @property
     def index(self) -> Tensor:
-        return self.edges.dst.long()
+        return self.edges.remember("index", self.edges.dst.long)  # one tensor, by which aggregations may keep things
 
     def sum(self, values: Tensor) -> Tensor:
         return kernels.segment_sum(self.edges, values)

@@ -7,7 +7,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch_geometric.nn.aggr import Aggregation
 
+from mpnn.kept import Kept
+
 __all__ = ["LSTMAggregation"]
+
+_layouts = Kept()  # of an index: its version, and what _laid_out gives
 
 
 class LSTMAggregation(Aggregation):
@@ -62,17 +66,26 @@ class LSTMAggregation(Aggregation):
         self.assert_two_dimensional_input(x, dim)
         if index is None:
             index = torch.repeat_interleave(ptr.diff())
-        length = torch.bincount(index, minlength=dim_size)
         out = x.new_zeros(dim_size, self.out_features)
         if not index.numel():
             return out
-        node = torch.argsort(length, descending=True, stable=True)  # longest first, as in a PackedSequence
-        order, batch_sizes = _steps(index, length, node)
+        version, layout = _layouts.get(index, (None, None))
+        if version != index._version:
+            layout = _laid_out(index)
+            _layouts[index] = index._version, layout
+        node, order, batch_sizes = layout
         last = self.lstm(PackedSequence(x[order], batch_sizes))[1][0][0]  # (nodes with messages, out_features)
         return out.index_copy(0, node[: last.shape[0]], last)
 
     def __repr__(self) -> str:
         return f"LSTMAggregation({self.in_features}, {self.out_features})"
+
+
+def _laid_out(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The nodes, those with most messages first, and the messages as a PackedSequence has them."""
+    length = torch.bincount(index)
+    node = torch.argsort(length, descending=True, stable=True)
+    return node, *_steps(index, length, node)
 
 
 def _steps(index: Tensor, length: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:

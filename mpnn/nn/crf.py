@@ -137,7 +137,7 @@ class CRF(MessagePassing):
         """The probability of each tag at each node, ``(N, K)``: also the gradient of ``log_partition`` by x."""
         plan, w = self._laid_out(x, edge_index), self._scores()
         alpha = self._along(x, plan, w, self.total)
-        roots = ends(plan)[1].nonzero().flatten()
+        roots = plan.remember("roots", lambda: ends(plan)[1].nonzero().flatten())
         top = torch.zeros_like(alpha).index_copy(0, roots, (alpha.index_select(0, roots) + w.end).softmax(-1))
         return self.back.propagate(plan.reverse, alpha=alpha, top=top, w=w)
 
@@ -155,7 +155,7 @@ class CRF(MessagePassing):
         """log Z of each graph, ``(B,)``; of a forest, the sum over its trees."""
         plan, w = self._laid_out(x, edge_index), self._scores()
         alpha = self._along(x, plan, w, self.total)
-        roots = ends(plan)[1].nonzero().flatten()
+        roots = plan.remember("roots", lambda: ends(plan)[1].nonzero().flatten())
         total = self.total(alpha.index_select(0, roots) + w.end, -1)
         return self._by_graph(total, batch if batch is None else batch.index_select(0, roots), num_graphs)
 

@@ -137,7 +137,9 @@ class GridLSTM(Recursive):
         """The rows of some dimensions."""
         blocks = weight.unflatten(0, (4, -1, self.hidden_features))
         blocks = blocks.expand(-1, self.num_dimensions, *blocks.shape[2:])
-        return (blocks if len(dims) == self.num_dimensions else blocks[:, dims]).flatten(0, 2)
+        if len(dims) != self.num_dimensions:
+            blocks = torch.stack([blocks[:, d] for d in dims], dim=1)
+        return blocks.flatten(0, 2)
 
     def message(self, h_j, m_j, dimension):
         return dimension * h_j, dimension * m_j  # an edge carries one, and so the sum puts them side by side

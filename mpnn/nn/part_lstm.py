@@ -97,14 +97,17 @@ class PartAwareLSTM(LSTM):
         shapes["weight_out"] = (self.hidden_features, sum(map(len, columns)))
         for name, shape in shapes.items():
             self.register_parameter(f"{name}_l{layer}{way}", nn.Parameter(torch.empty(shape)))
+        place = torch.tensor([f for part in columns for f in part], dtype=torch.long)
+        self.register_buffer(f"place_l{layer}", place, persistent=False)
 
     def _columns(self, layer: int) -> list[list[int]]:
         """The inputs of each part; of the layers above the first, its share of h in each direction."""
         if layer == 0:
             return self.parts
         ways, count = len(self.ways), len(self.parts)
-        shares = torch.arange(ways * self.hidden_features).view(ways, count, -1)
-        return [shares[:, p].flatten().tolist() for p in range(count)]
+        share = self.hidden_features // count
+        starts = [[(way * count + p) * share for way in range(ways)] for p in range(count)]
+        return [[start + f for start in part for f in range(share)] for part in starts]
 
     def shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
         return {name: shape for name, shape in super().shapes(rows, columns).items() if name != "weight_ih"}
@@ -118,14 +121,13 @@ class PartAwareLSTM(LSTM):
         gates = [getattr(self, f"weight_part{p}_l{layer}{way}").chunk(3) for p in range(len(columns))]
         blocks = [torch.block_diag(*gate) for gate in zip(*gates)]
         blocks.append(getattr(self, f"weight_out_l{layer}{way}"))
-        w.weight_ih = self._spread(torch.cat(blocks), layer, columns)
+        w.weight_ih = self._spread(torch.cat(blocks), layer)
         return w
 
-    def _spread(self, weight: Tensor, layer: int, columns: list[list[int]]) -> Tensor:
+    def _spread(self, weight: Tensor, layer: int) -> Tensor:
         """Columns part by part -> the columns of x."""
         width = len(self.ways) * self.hidden_features if layer else self.in_features
-        place = torch.tensor([f for part in columns for f in part], dtype=torch.long, device=weight.device)
-        return weight.new_zeros(len(weight), width).index_add(1, place, weight)
+        return weight.new_zeros(len(weight), width).index_add(1, getattr(self, f"place_l{layer}"), weight)
 
     def options(self) -> list[str]:
         return [f"{len(self.parts)} parts", *super().options()]
