@@ -196,7 +196,7 @@ def epoch_case(smoke: bool) -> Case:
             contender(f"mpnn, tree by tree, {len(few)} trees", "peer", few, 1),
             Contender("matrix products alone", partial(products_step, trees, hidden), "reference", False, len(trees)),
         ],
-        note="Trees a second are a million over the time of an item. Ratios to the peer are of unequal numbers of trees.",
+        note="Trees a second are a million over the time of an item; ratios are of epochs of unequal numbers of trees.",
     )
 
 
