@@ -50,7 +50,7 @@ class _Buffer:
         self.grad: list[Tensor] = []
         self.column_grad: list[Tensor | None] = []
         self.task = None
-        self.lent: list[tuple[Tensor, int]] = []  # what was read last and shares memory with the buffer; its version
+        self.lent: list[Tensor] = []  # what was read last and shares memory with the buffer
 
     def open(self, initial: tuple[Tensor, ...]) -> None:
         """Makes room for the state. What it is before the pass counts only where an edge reads it."""
@@ -64,7 +64,7 @@ class _Buffer:
     def write(self, level: int, values: tuple[Tensor, ...]) -> None:
         start, stop = self.bounds[level : level + 2]
         for field, value in zip(self.data, values):
-            field[start:stop] = value
+            field[start:stop].copy_(value)
 
     def read(self, level: int) -> list[Tensor]:
         """What a level asks for: rows of the state for each edge type, then its slice of each column."""
@@ -81,14 +81,13 @@ class _Buffer:
         """Some rows in the same memory: no view to autograd, which would take every write to another level for a change
         of these rows.
         """
-        offset = data.storage_offset() + start * data.stride(0)
-        lent = data.new_empty(0).set_(data.untyped_storage(), offset, (stop - start, *data.shape[1:]), data.stride())
-        self.lent.append((lent, 0 if lent.is_inference() else lent._version))
+        lent = data[start:stop].data
+        self.lent.append(lent)
         return lent
 
     def check_lent(self) -> None:
         """Raises if a hook has written to what it was lent."""
-        if any(not lent.is_inference() and lent._version > version for lent, version in self.lent):
+        if any(not lent.is_inference() and lent._version for lent in self.lent):
             raise RuntimeError(
                 "a hook wrote in place to what it was given (h_j or the like), which shares memory with the state or "
                 "the field itself; expected a new tensor. Use the operation without the trailing underscore, or "
@@ -161,9 +160,9 @@ class _Buffer:
         start, stop = column.bounds[level : level + 2]
         if total is None and grad is not None:
             total = self.column_grad[k] = grad.new_empty(column.shape)
-            total[stop:] = 0
+            total[stop:].zero_()
         if total is not None:
-            total[start:stop] = 0 if grad is None else grad
+            total[start:stop].zero_() if grad is None else total[start:stop].copy_(grad)
 
     def release(self) -> tuple[list[Tensor], list[Tensor | None]]:
         """The gradients of the state from before the pass and of the columns, at the end of the way back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mpnn.nn.recurrent import Weights
 from mpnn.nn.rnn import RNN
 
 __all__ = ["DiagonalRNN"]
@@ -51,5 +52,5 @@ class DiagonalRNN(RNN):
     def kernel(self):
         return None
 
-    def add_product(self, wx: Tensor, h: Tensor | None, weight: Tensor) -> Tensor:
-        return wx if h is None else torch.addcmul(wx, weight, h)
+    def add_product(self, wx: Tensor, h: Tensor | None, w: Weights) -> Tensor:
+        return wx if h is None else torch.addcmul(wx, w.weight_hh, h)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mpnn.nn.recurrent import Recurrent, Weights, arrived
 from mpnn.products import linear
+from mpnn.times import Times
 
 __all__ = ["GRU"]
 
@@ -77,9 +78,11 @@ class GRU(Recurrent):
 
     def weights(self, layer: int, way: str) -> Weights:
         w = super().weights(layer, way)
-        if self.reset == "before":
+        if self.reset == "after":
+            w.times_hh = Times(w.weight_hh, w.bias_hh)
+        else:
             biases = self._split(w.bias_hh) if self.bias else (None, None)
-            w.gates, w.candidate = zip(self._split(w.weight_hh), biases)  # once, not at every level
+            w.gates, w.candidate = map(Times, self._split(w.weight_hh), biases)  # once, not at every level
         return w
 
     def inputs(self, x: Tensor, w: Weights) -> Tensor:
@@ -96,22 +99,22 @@ class GRU(Recurrent):
         h = arrived(message, h0)
         x_gates, x_candidate = self._split(wx, dim=1)
         if self.reset == "after":
-            u_gates, u_candidate = self._split(_product(h, w.weight_hh, w.bias_hh), dim=-1)
+            u_gates, u_candidate = self._split(_product(h, w.times_hh), dim=-1)
         else:
-            u_gates = _product(h, *w.gates)
+            u_gates = _product(h, w.gates)
         r, z = torch.sigmoid(x_gates + u_gates).chunk(2, dim=1)
         if self.reset == "after":
             n = torch.tanh(x_candidate + r * u_candidate)
         else:
-            n = torch.tanh(x_candidate + _product(h if h is None else r * h, *w.candidate))
+            n = torch.tanh(x_candidate + _product(h if h is None else r * h, w.candidate))
         return (1 - z) * n if h is None else n + z * (h - n)
 
     def options(self) -> list[str]:
         return super().options() + [f"reset={self.reset!r}"] * (self.reset != "after")
 
 
-def _product(h: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _product(h: Tensor | None, times: Times) -> Tensor:
     """``h U^T + b'``; of no h the bias alone, which is the same for all nodes."""
     if h is not None:
-        return linear(h, weight, bias)
-    return weight.new_zeros(weight.shape[0]) if bias is None else bias
+        return times(h)
+    return times.weight.new_zeros(times.weight.shape[0]) if times.bias is None else times.bias

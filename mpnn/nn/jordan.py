@@ -103,7 +103,7 @@ class Jordan(Recurrent):
 
     def update(self, wx, w, y0=None, message=None):
         s = arrived(message, y0)
-        y = F.linear(self.nonlinearity(recur(wx, s, w.weight_hh)), *w.out)
+        y = F.linear(self.nonlinearity(recur(wx, s, w.times_hh)), *w.out)
         y = y if self.output_nonlinearity is None else self.output_nonlinearity(y)
         return y, torch.zeros_like(y) if s is None else s
 

@@ -116,7 +116,7 @@ class LSTM(Recurrent):
 
     def update(self, wx, w, h0=None, c0=None, message=None):
         h, c = map(arrived, message or (None, None), (h0, c0))
-        blocks = recur(wx, h, w.weight_hh).chunk(len(self.gates), dim=1)
+        blocks = recur(wx, h, w.times_hh).chunk(len(self.gates), dim=1)
         before = dict(zip(self.gates, blocks))  # each gate before it is squashed
 
         def gate(name, seen):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan
 from mpnn.products import linear
 from mpnn.schedule import Schedule
+from mpnn.times import Times
 
 __all__ = ["Recurrent"]
 
@@ -31,6 +32,11 @@ class Weights:
     bias_ih: Tensor | None
     bias_hh: Tensor | None
     weight_ch: Tensor | None
+
+    @cached_property
+    def times_hh(self) -> Times:
+        """The product with weight_hh, which each level takes."""
+        return Times(self.weight_hh)
 
 
 class Recurrent(MessagePassing):
@@ -237,6 +243,6 @@ def arrived(message: Tensor | None, start: Tensor | None) -> Tensor | None:
     return message + start
 
 
-def recur(wx: Tensor, h: Tensor | None, weight: Tensor) -> Tensor:
+def recur(wx: Tensor, h: Tensor | None, times: Times) -> Tensor:
     """``wx + h U^T``."""
-    return wx if h is None else linear(h, weight, plus=wx)
+    return wx if h is None else times(h, plus=wx)

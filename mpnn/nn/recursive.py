@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from mpnn.features import check_dense, check_features
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan
 from mpnn.products import linear
+from mpnn.times import Times
 
 __all__ = ["RecNN", "Recursive"]
 
@@ -175,7 +175,7 @@ def check_positions(layer: Recursive, child: Tensor, num_children: int) -> None:
 
 def times(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """``h -> h W^T + b``, to hand a part of a weight to hooks, cut out once for all levels; ``plus=`` is added."""
-    return partial(linear, weight=weight, bias=bias)
+    return Times(weight, bias)
 
 
 def join(up: Any, down: Any) -> Any:

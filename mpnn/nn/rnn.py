@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mpnn.nn.recurrent import Recurrent, arrived, recur
+from mpnn.nn.recurrent import Recurrent, Weights, arrived, recur
 
 __all__ = ["RNN"]
 
@@ -76,13 +76,13 @@ class RNN(Recurrent):
     def kernel(self):
         return None if self.residual else {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}[self.nonlinearity]
 
-    def add_product(self, wx: Tensor, h: Tensor | None, weight: Tensor) -> Tensor:
+    def add_product(self, wx: Tensor, h: Tensor | None, w: Weights) -> Tensor:
         """What f is applied to: the product with the inputs and that with the previous state."""
-        return recur(wx, h, weight)
+        return recur(wx, h, w.times_hh)
 
     def update(self, wx, w, h0=None, message=None):
         h = arrived(message, h0)
-        new = NONLINEARITIES[self.nonlinearity](self.add_product(wx, h, w.weight_hh))
+        new = NONLINEARITIES[self.nonlinearity](self.add_product(wx, h, w))
         return new if h is None or not self.residual else h + new
 
     def options(self) -> list[str]:

@@ -11,7 +11,6 @@ from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
 from mpnn.nn.recursive import Recursive, join, times
 from mpnn.plan import Plan, plan
-from mpnn.products import linear
 
 __all__ = ["GraphStructuredLSTM"]
 
@@ -82,7 +81,8 @@ class GraphStructuredLSTM(Recursive):
 
     def one_way(self, x: Tensor, edge_index: Any, schedule: Any) -> tuple[Tensor, Tensor]:
         z = rowwise(times(self.weight_ih, self.bias), x)
-        return self.propagate(edge_index, schedule=schedule, z=z)
+        UV = times(torch.cat([self.weight_hh, self.weight_ph], dim=1))
+        return self.propagate(edge_index, schedule=schedule, z=z, UV=UV)
 
     def message_parent(self, h_j, c_j):
         return h_j, c_j
@@ -90,16 +90,21 @@ class GraphStructuredLSTM(Recursive):
     def message_sibling(self, h_j, c_j):
         return h_j, c_j
 
-    def update(self, z, message_parent=None, message_sibling=None):
+    def update(self, z, UV, message_parent=None, message_sibling=None):
         h_p, c_p = message_sibling or (None, None)
         h_pi, c_pi = message_parent or (None, None)
-        z = z if h_p is None else linear(h_p, self.weight_hh, plus=z)
-        z = z if h_pi is None else linear(h_pi, self.weight_ph, plus=z)
+        z = z if c_p is None and c_pi is None else UV(_beside(h_p, h_pi), plus=z)
         i, f, new, o, g = z.chunk(5, dim=1)
         c = torch.sigmoid(i) * (torch.tanh(new) if self.candidate == "tanh" else new)
-        c = c if c_p is None else c + torch.sigmoid(f) * c_p
-        c = c if c_pi is None else c + torch.sigmoid(g) * c_pi
+        c = c if c_p is None else torch.addcmul(c, torch.sigmoid(f), c_p)
+        c = c if c_pi is None else torch.addcmul(c, torch.sigmoid(g), c_pi)
         return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def _beside(h_p: Tensor | None, h_pi: Tensor | None) -> Tensor:
+    """Both side by side; one that no node of a frontier has is 0."""
+    h_p, h_pi = (torch.zeros_like(h_pi) if h_p is None else h_p), (torch.zeros_like(h_p) if h_pi is None else h_pi)
+    return torch.cat([h_p, h_pi], dim=1)
 
 
 def _way_back(thread: Plan) -> Plan:
