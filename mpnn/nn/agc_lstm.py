@@ -75,6 +75,8 @@ class AGCLSTM(GraphRecurrent):
         (torch.Size([15, 8]), torch.Size([15, 1]))
     """
 
+    state = ("h", "c", "alpha")
+
     def __init__(
         self,
         in_features: int,
@@ -83,7 +85,7 @@ class AGCLSTM(GraphRecurrent):
         attention: bool = True,
     ):
         super().__init__(conv, "lstm", in_features, hidden_features)
-        self.widths, self.attention, self.sum = [*self.widths, 1], attention, GraphReadout("sum")
+        self.widths, self.attention, self.sum = self.widths | {"alpha": 1}, attention, GraphReadout("sum")
         if attention:
             self.query = nn.Linear(hidden_features, hidden_features, bias=False)
             self.state_score = nn.Linear(hidden_features, hidden_features)
@@ -121,10 +123,10 @@ class AGCLSTM(GraphRecurrent):
             num_graphs = int(batch.max()) + 1 if len(batch) else 0
         return self._run(x, edge_index, schedule, fields, graph=batch, graphs=num_graphs)
 
-    def update(self, wx, steps, graph, graphs, message):
-        h, c = self.step(wx, steps, message)
+    def update(self, x, steps, graph, graphs, message):
+        h, c = self.step(x, steps, *message)
         alpha = self._scores(h, graph, graphs) if self.attention else h.new_zeros(len(h), 1)
-        return torch.cat([h + alpha * h, c, alpha], dim=1)
+        return h + alpha * h, c, alpha
 
     def _scores(self, h: Tensor, graph: Tensor | None, graphs: int | None) -> Tensor:
         """How much each joint counts in its frame."""
