@@ -325,7 +325,22 @@ def plan(
     return Plan(relations, turned_size, level, rule, reads_old, types)
 
 
-_plans = Kept()
+_notes = Kept()
+
+
+def notes(graph: Any) -> dict[Hashable, Any]:
+    """What was worked out of a graph, by any key. It is kept with a plan, and with an edge_index for as long as that
+    tensor lives and is not written to; of anything else nothing is kept.
+    """
+    if isinstance(graph, Plan):
+        return graph.memo
+    version, known = _notes.get(graph, (None, None))
+    if known is not None and version == graph._version:
+        return known
+    known = {}
+    if isinstance(graph, Tensor) and not graph.is_inference():
+        _notes[graph] = graph._version, known
+    return known
 
 
 def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str, make: Callable = plan) -> Any:
@@ -335,12 +350,10 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str, mak
     schedule = schedule.bind(graph)
     held = [graph] if isinstance(graph, Tensor) else list(edges_of(graph).values())
     made_of = [*held, *schedule.tensors]
-    if not all(isinstance(value, Tensor) and not torch.is_inference(value) for value in made_of):
+    if not all(isinstance(value, Tensor) and not value.is_inference() for value in made_of):
         return make(graph, schedule, num_nodes, owner)
+    known = notes(held[0]).setdefault("plans", {})
     key = (_state(graph), schedule.key, num_nodes, make)
-    known = _plans.get(held[0])
-    if known is None:
-        known = _plans[held[0]] = {}
     if key not in known:
         for stale in [k for k in known if k[0] != key[0]]:
             del known[stale]

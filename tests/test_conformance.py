@@ -481,7 +481,7 @@ TABLE = [
     ),
     Row("GraphRecurrent, LSTM", lambda: SpaceTimeRecurrent(Chebyshev, "lstm", IN, 4), **IN_FRAMES),
     Row("AGCLSTM", lambda: SpaceTimeAGC(IN, 4), gives=("node", "node"), **IN_FRAMES),
-    Row("Change", Change, ways=NO_SPMM),
+    Row("Change", Change, ways=(*NO_SPMM, "small")),
     Row("PartAwareLSTM", lambda: HiddenParts(IN, 4, [[0, 2], [1]]), **ON_CHAINS),
     Row(
         "PartAwareLSTM, stacked",
@@ -555,7 +555,8 @@ def test_every_way_of_running_agrees(row):
         leaves = leaves_of(layer, row, data)
         with mpnn.engine("reference"):
             expected = call(layer, row, data, schedule)
-        assert_same(call(layer, row, data, schedule), expected, leaves, what=f"{name}, as picked")
+        for time in ("as picked", "as picked, once more"):
+            assert_same(call(layer, row, data, schedule), expected, leaves, what=f"{name}, {time}")
         for way in row.ways[1:]:
             with mpnn.engine(way):
                 assert_same(call(layer, row, data, schedule), expected, leaves, what=f"{name}, {way}")
@@ -564,7 +565,7 @@ def test_every_way_of_running_agrees(row):
 @on_the_engine
 def test_other_ways_are_refused(row):
     layer, data = made(row), dressed(graphs()["random"], row)
-    for way in {"reference", "wavefront", "spmm", "packed"} - set(row.ways):
+    for way in {"reference", "wavefront", "spmm", "small", "packed"} - set(row.ways):
         name = "|".join({type(part).__name__ for part in layer.modules()})  # its own, or that of a part
         with mpnn.engine(way), pytest.raises(ValueError, match=f"'{way}'.* cannot run ({name})"):
             call(layer, row, data)

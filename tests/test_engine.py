@@ -201,6 +201,22 @@ class Stateless(mpnn.MessagePassing):
         return x + message[0], message[1]
 
 
+class StatelessEdges(mpnn.MessagePassing):
+    """Asks for a field at both ends and at the edges, and twice for its own."""
+
+    fields = dict(x=node, y=node, w=edge)
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.linear = nn.Linear(WIDTH, 2).double()
+
+    def message(self, x_i, w, x_j, y_j):
+        return self.linear(x_j * w[:, None] + torch.tanh(x_i)) + y_j[:, :2]
+
+    def update(self, x, message, y):
+        return torch.tanh(message) * x[:, 1:] - y[:, 1:]
+
+
 class StatelessWeighted(mpnn.MessagePassing):
     value = "x"
     fields = dict(x=node, w=edge)
@@ -230,6 +246,9 @@ CELLS = {
     "own aggregate": OwnAggregate,
     "optional message": Optional,
     "no state": Stateless,
+    "no state, mean": lambda: Stateless(aggr="mean"),
+    "no state, fields of edges": StatelessEdges,
+    "no state, mean with fields of edges": lambda: StatelessEdges(aggr="mean"),
     "no state, weight": StatelessWeighted,
 }
 
@@ -273,7 +292,8 @@ def ways(layer, edge_index, schedule, n):
     """The ways of running, beside the reference, that a layer can be run."""
     structured = layer.hooks.structured and layer.aggr in ("sum", "mean") and not layer.hooks.edge_update
     one_level = not layer.state or n == 0 or mpnn.plan(edge_index, schedule, n).num_levels == 1
-    return ["wavefront"] + (["spmm"] if structured and one_level else [])
+    small = isinstance(layer, (Stateless, StatelessEdges))
+    return ["wavefront"] + (["spmm"] if structured and one_level else []) + ["small"] * small
 
 
 def propagate(way, layer, edge_index, schedule, fields, **options):
@@ -293,7 +313,8 @@ def test_every_way_of_running_gives_what_the_reference_gives(name, situation, se
     expected = propagate("reference", layer, edge_index, schedule, fields)
     for way in ways(layer, edge_index, schedule, graph.num_nodes):
         assert_same(propagate(way, layer, edge_index, schedule, fields), expected, leaves, what=f"{way} {schedule}")
-    assert_same(propagate(None, layer, edge_index, schedule, fields), expected, leaves, what="as picked")
+    for time in ("as picked", "as picked, once more"):
+        assert_same(propagate(None, layer, edge_index, schedule, fields), expected, leaves, what=time)
 
 
 # What the reference shares with the others, written out ---------------------------------------------------------------
@@ -711,6 +732,8 @@ def test_the_way_is_chosen_by_what_a_layer_and_a_plan_are():
         way, why = choose(layer, plan)
         assert way == "wavefront"
         assert reason in why
+    reason = "one level of 6 edges, and a layer without state: torch's own operations"
+    assert choose(Stateless(), flat) == ("small", reason)
 
 
 def test_a_forced_way_is_taken_and_left_again():
@@ -726,7 +749,7 @@ def test_a_forced_way_is_taken_and_left_again():
 
 
 def test_unknown_ways_and_ways_that_cannot_run_a_layer_are_refused():
-    with pytest.raises(ValueError, match=r"engine\('quick'\) is unknown; expected 'reference', 'wavefront', 'spmm'"):
+    with pytest.raises(ValueError, match=r"engine\('quick'\) is unknown; expected 'reference', .*'small'"):
         propagate("quick", OneField(), DAG.edge_index, synchronous, {})
     edge_index, fields, _ = setting(Weighted())
     with pytest.raises(ValueError, match=r"engine\('spmm'\) cannot run Weighted: there are 4 levels. Use 'wavefront'"):

@@ -7,6 +7,8 @@ reference     everything                                   Python loops over nod
 wavefront     everything                                   one step a level, O(nodes + edges) time and memory
 spmm          one level of structured messages, summed     sparse products; nothing that is edges by features
               or averaged
+small         one level of few edges, messages of  torch's own operations; where each argument is, is worked out
+              layers without state                 once for a class and a graph
 packed        chains with a cell that torch has            torch's recurrent kernels on blocks of steps by chains
 ============= ============================================ ==========================================================
 """
@@ -15,16 +17,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import torch
 
 from mpnn.engine.call import Call, Result, rowwise
 from mpnn.engine.packed import described, not_packed, packed
+from mpnn.engine.prepared import Prepared, key
 from mpnn.engine.reference import reference
+from mpnn.engine.small import Small, not_small
 from mpnn.engine.spmm import spmm
 from mpnn.engine.wavefront import wavefront
+from mpnn.graph import Size
+from mpnn.plan import notes
 
-__all__ = ["Call", "Result", "choose", "engine", "rowwise", "run"]
+__all__ = ["Call", "Result", "again", "choose", "engine", "rowwise", "run"]
 
-WAYS = {"reference": reference, "wavefront": wavefront, "spmm": spmm, "packed": packed}
+WAYS = {"reference": reference, "wavefront": wavefront, "spmm": spmm, "small": Small.run, "packed": packed}
 
 _forced: str | None = None
 _recompute = False
@@ -35,7 +44,7 @@ def engine(name: str, recompute: bool = False) -> Iterator[None]:
     """Forces one way of running for all passes inside the ``with`` block.
 
     Args:
-        name: ``"reference"``, ``"wavefront"``, ``"spmm"`` or ``"packed"``.
+        name: ``"reference"``, ``"wavefront"``, ``"spmm"``, ``"small"`` or ``"packed"``.
         recompute: of ``"wavefront"`` only: what the hooks compute in a level is not kept for the way back, but computed
             again there, level by level, from the states. Results and gradients are the same. Hooks are called twice,
             with the same random numbers.
@@ -75,6 +84,8 @@ def choose(layer, plan, only: tuple[str, ...] | None = None) -> tuple[str, str]:
         return way, "forced by mpnn.engine"
     if way == "spmm":
         return way, "one level, and messages are a weight times a value: sparse products"
+    if way == "small":
+        return way, f"one level of {plan.num_edges} edges, and a layer without state: torch's own operations"
     if way == "packed":
         return way, described(layer, plan)
     levels = (
@@ -85,6 +96,8 @@ def choose(layer, plan, only: tuple[str, ...] | None = None) -> tuple[str, str]:
 
 def _pick(layer, plan, only: tuple[str, ...] | None) -> tuple[str, str | None]:
     """The way of running, and what is in the way of a faster one."""
+    if _forced is None and not_small(layer, plan, only) is None:
+        return "small", None
     way = _forced or ("spmm" if layer.kernel() is None else "packed")
     obstacle = LIMITS[way](layer, plan, only) if way in LIMITS else None
     if obstacle and _forced:
@@ -105,7 +118,14 @@ def _not_spmm(layer, plan, only) -> str | None:
     return "edge_update asks for the messages" if layer.hooks.edge_update else None
 
 
-LIMITS = {"spmm": _not_spmm, "packed": not_packed}  # of the ways that do not run everything
+LIMITS = {"spmm": _not_spmm, "small": not_small, "packed": not_packed}  # of the ways that do not run everything
+
+
+def again(layer, graph: Any, num_nodes: Size | None) -> Prepared | None:
+    """What ran the last such call, if it was prepared for more of them and the graph is what it was."""
+    if _forced or torch.compiler.is_compiling():
+        return None
+    return notes(graph).get(key(layer, num_nodes))
 
 
 def run(call: Call) -> Result:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mpnn.aggr import reduce
+from mpnn.graph import Size
 from mpnn.hooks import MISSING, Argument, Hook
 from mpnn.kernels import flat, shaped, weigh
 
@@ -57,6 +58,7 @@ class Call:
     """What a way of running needs to know: the layer, its hooks, the plan, and every field by name.
 
     Fields keep the user's order here. A value that is no tensor, or has no rows, is the same for all nodes and edges.
+    ``given`` is what the plan was made of, the graph and the number of nodes, where the layer's own schedule runs.
     """
 
     def __init__(
@@ -67,8 +69,9 @@ class Call:
         batch: Tensor | None,
         num_graphs: int | None,
         only: tuple[str, ...] | None = None,
+        given: tuple[Any, Size | None] | None = None,
     ):
-        self.layer, self.hooks, self.plan, self.fields = layer, layer.hooks, plan, fields
+        self.layer, self.hooks, self.plan, self.fields, self.given = layer, layer.hooks, plan, fields, given
         self.batch, self.num_graphs, self.only = batch, num_graphs, layer.state if only is None else only
 
     def start(self) -> None:
@@ -147,6 +150,16 @@ class Call:
             f"{type(self.layer).__name__}.{hook.name} asks for {argument.name!r}, but {passed}. "
             f"Pass {argument.field}=..., or rename the argument."
         )
+
+
+def check_returned(layer, hook: str, value: Any, count: int, what: str) -> None:
+    """Raises unless what a hook returned, a tensor or a tuple of them, has a row for each."""
+    for one in value if type(value) is tuple else (value,):
+        if one.shape[0] != count:
+            raise ValueError(
+                f"{type(layer).__name__}.{hook} returned shape {tuple(one.shape)} for the result, but {count} {what}; "
+                "expected one row for each."
+            )
 
 
 @dataclass
