@@ -278,7 +278,7 @@ def section(result: Result, file: str) -> list[str]:
     options = f"--cases '{result.name}' --threads {head['threads']}" + f" --{head['pace']}" * (head["pace"] != "full")
     command = head.get("command") or f"mpnn bench {file} {options}"  # results of before commands were kept have none
     taken = f"{head['date']}, {head['rounds']} rounds, load {head['load']} before, {result.seconds:.0f} s"
-    taken += f", commit {head['commit']}" * bool(head.get("commit"))
+    taken += f", commit {head['commit']}" if head.get("commit") else ""
     lines += [result.title, "", f"`{command}`: {taken}. {agreement(result)}".rstrip(), ""]
     lines += [*table(result.rows, head["rounds"]), ""]
     if result.axis:

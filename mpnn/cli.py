@@ -8,6 +8,7 @@
     mpnn bench NAME [...]    benchmarks/NAME.py with the arguments that follow
     mpnn bench all [...]     all of them, one after the other, each in a process of its own
     mpnn bench page          what they left in out/ as the page docs/benchmarks.md
+    mpnn bench page DIR ...  with what runs left in other folders, too: the newest of each case
 """
 
 from __future__ import annotations

@@ -67,6 +67,7 @@ def test_every_benchmark_runs_and_writes_its_three_files(name, tmp_path, monkeyp
         ours = [row for row in result["rows"] if row["role"] == "mpnn"]
         assert all(len(row["wall"]) == 2 or row["absent"] for row in result["rows"]), case
         assert any(row["wall"] for row in ours) or all(row["absent"].startswith("mpnn") for row in ours), case
+        assert any(row["role"] == "reference" for row in result["rows"]), case  # what the machine needs at least
     assert f"# {name}: {found['title']}" in (tmp_path / f"bench_{name}.md").read_text()
     assert (tmp_path / f"bench_{name}.png").stat().st_size > 1000
 
@@ -288,6 +289,45 @@ def test_the_page_has_every_table_one_level_lower_and_what_went_wrong(harness, c
     assert any("jraph" in line and "torch_geometric 2" in line for line in lines)
     assert "![time and memory against size, on logarithmic axes](bench_x.png)" in lines
     assert (tmp_path / "docs" / "bench_x.png").stat().st_size > 1000
+
+
+def test_the_page_joins_runs_of_one_benchmark_case_by_case_and_says_how_each_was_made(harness, tmp_path, monkeypatch):
+    import _page
+    import _report
+
+    def left(folder, *cases):
+        results = {}
+        for name, threads, pace, date, commit in cases:
+            head = {"date": date, "machine": "a machine", "versions": {"torch": "2"}, "threads": threads, "rounds": 5}
+            head |= {"pace": pace, "load": 1.5 * threads}
+            head |= {"commit": commit, "command": f"it {date}"} if commit else {}  # older ones have none
+            row = harness.Row("mpnn", "mpnn", wall=[0.1], cpu=[0.1], foreign=[0.0])
+            result = _report.Result(name, head, "A title.", [row])
+            results[result.key] = result
+        _report.write(tmp_path / folder, "x", "A question.\n\nMore.", results, [case[0] for case in cases])
+
+    left("out", ("a", 1, "quick", "2026-01-01 09:00 UTC", ""), ("b", 1, "full", "2026-01-01 09:01 UTC", "aaa"))
+    left("new/one", ("b", 1, "quick", "2026-01-02 09:00 UTC", "bbb"), ("c", 1, "smoke", "2026-01-03 09:00 UTC", "bbb"))
+    left("new/two", ("b", 2, "full", "2026-01-02 08:00 UTC", "bbb"), ("a", 1, "full", "2025-01-01 09:00 UTC", "old"))
+    page = tmp_path / "page.md"
+    arguments = ["page", str(tmp_path / "new"), "--out", str(tmp_path / "out"), "--to", str(page)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    _page.main()
+    text = page.read_text()
+    headings = [line for line in text.splitlines() if line.startswith("### ")]
+    assert headings == ["### a, 1 thread", "### b, 1 thread", "### b, 2 threads"]
+    assert "| x | 3 | 2 quick, 1 full | 2026-01-01 09:00 to 2026-01-02 09:00 | 1.5 to 3.0 | not kept, bbb |" in text
+    assert "`it 2026-01-02 09:00 UTC`: 2026-01-02 09:00 UTC, 5 rounds, load 1.5 before, 0 s, commit bbb." in text
+    assert "`mpnn bench x --cases 'a' --threads 1 --quick`" in text and "09:01" not in text and "2025" not in text
+    assert (tmp_path / "out" / "bench_x.png").exists()
+
+
+def test_a_case_keeps_the_command_and_the_commit_that_it_was_measured_with(harness, command):
+    case = {"a case": lambda smoke: harness.Case("t", [contender(harness, "here", lambda: [], role="mpnn")])}
+    found = command("x.py", case, "--quick", "--no-memory", "--limit", "5", "--threads", "1")
+    head = found["cases"]["a case, 1 thread"]["head"]
+    assert head["command"] == "mpnn bench x --cases 'a case' --threads 1 --quick --no-memory --limit 5"
+    assert "commit" in head
 
 
 def test_all_runs_each_file_goes_on_after_one_that_fails_and_makes_the_page(harness, monkeypatch, tmp_path, capfd):
