@@ -138,7 +138,7 @@ class _Buffer:
         final state, but from a message or a penalty.
         """
         if self.starts():
-            self.grad = [torch.zeros_like(shape, memory_format=torch.contiguous_format) for shape in self.shape]
+            self.grad = [_zeros(shape) for shape in self.shape]
         grads = iter(grads)
         for source in self.sources if level + 1 < len(self.bounds) else ():
             for k in source.fields:
@@ -227,17 +227,23 @@ class _Close(torch.autograd.Function):
     @staticmethod
     def forward(ctx, token, buffer, order, back):
         ctx.buffer, ctx.order = buffer, order
+        ctx.set_materialize_grads(False)  # a field that nobody asks for has one buffer of 0, not two
         return tuple(_ordered(field, back) for field in buffer.close())
 
     @staticmethod
     def backward(ctx, *grads):
         kernels.refuse_double_backward(PATH)
-        grads = [_ordered(grad, ctx.order) for grad in grads]
+        shapes = ctx.buffer.shape
+        grads = [_zeros(like) if grad is None else _ordered(grad, ctx.order) for grad, like in zip(grads, shapes)]
         if ctx.buffer.starts():
             ctx.buffer.grad = grads
         else:
             torch._foreach_add_(ctx.buffer.grad, grads)
         return None, None, None, None
+
+
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros_like(like, memory_format=torch.contiguous_format)
 
 
 def _ordered(values: Tensor, order: Tensor | None) -> Tensor:
