@@ -66,10 +66,10 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(script, moves, monkeyp
     scores, scored = [], script.scored
     monkeypatch.setattr(script, "scored", lambda *given: scores.append(scored(*given)) or scores[-1])
     rows = run(script, monkeypatch, tmp_path, *arguments)
-    assert [row["model"] for row in rows] == ["agc-lstm-joint", "agc-lstm-part", "agc-lstm-two-stream"]
+    assert [row["model"] for row in rows] == ["agc-lstm-two-stream", "agc-lstm-joint", "agc-lstm-part"]
     with killed(6):  # in the second stream
         run(script, monkeypatch, tmp_path, *arguments)
-    whole, interrupted = scores[:4], len(scores)  # of each stream alone, and of both for their sum
+    whole, interrupted = scores[:4], len(scores)  # of both for their sum, and of each stream alone
     run(script, monkeypatch, tmp_path, *arguments)
     assert all(torch.equal(a, b) for a, b in zip(whole, scores[interrupted:], strict=True))
 
