@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import importlib
 import multiprocessing
@@ -316,10 +317,22 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit if peak is None else peak
 
 
-def weigh(make: Callable[[], Step]) -> dict[str, float]:
-    """Sets up and runs two steps in this process: resident MB after set-up, and how far a step rises above."""
+def give_back() -> None:
+    """Returns what was freed to the system, where the C library can."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def weigh(make: Callable[[], Step], trimmed: bool = False) -> dict[str, float]:
+    """Sets up and runs two steps in this process: resident MB after set-up, and how far a step rises above.
+
+    What set-up has freed, but not given back, a step can use without rising. Where growth is looked at, which that
+    would hide at small sizes, it is given back before.
+    """
     run = make()
     gc.collect()
+    if trimmed:
+        give_back()
     forget_peak()
     before = status_mb("VmRSS") or peak_mb()
     run()
@@ -383,9 +396,10 @@ class Scales:
     def _found(self, case: str, name: str, threads: int, limit: float) -> dict:
         torch.set_num_threads(threads)
         try:
-            (contender,) = (c for c in self.cases[case](self.smoke).contenders if c.name == name)
+            found = self.cases[case](self.smoke)
+            (contender,) = (c for c in found.contenders if c.name == name)
             with time_limit(limit):
-                return weigh(contender.make)
+                return weigh(contender.make, found.slope)
         except Exception as error:
             return {"lost": f"{type(error).__name__}: {one_line(error)}"}
 

@@ -42,7 +42,8 @@ def take_over(folders: Iterable[Path], out: Path) -> None:
         results = [result for some, _ in found for result in some.values() if result.head["pace"] != "smoke"]
         newest = {result.key: result for result in sorted(results, key=date)}
         if newest:
-            doc = json.loads(found[0][1].read_text())["doc"]
+            latest = max(found, key=lambda pair: max(map(date, pair[0].values()), default=""))[1]
+            doc = json.loads(latest.read_text())["doc"]
             write(out, name, doc, newest, list(dict.fromkeys(result.name for result in results)))
             picture(out, name)
 

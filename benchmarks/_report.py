@@ -207,11 +207,13 @@ def slopes(rows: Sequence[Row], axis: str = "size") -> str:
     """How time and memory grow with size, in words."""
     parts = []
     for what, value in (("processor time", time_of), ("memory of a step", lambda row: row.step_mb)):
-        law = growth(rows, value)
+        law = growth([row for row in rows if row.role == "mpnn"], value)
         if law:
             error = "" if law.error != law.error else f" ± {law.error:.2f}"
             sizes = f"{law.used} of {law.given} sizes, at most {law.off:.0%} off the line"
             parts.append(f"{what} as {axis} to the power {law.exponent:.2f}{error} ({sizes})")
+    bare = growth([row for row in rows if row.role == "reference"], time_of)
+    parts += [f"processor time of the reference to the power {bare.exponent:.2f}"] if bare else []
     return f"Grows: {'; '.join(parts)}." if parts else "Too few sizes for a slope."
 
 
@@ -341,9 +343,13 @@ def draw_bars(panel, result: Result) -> None:
 
 
 def draw_growth(panel, result: Result) -> None:
-    """Time (red, left) and memory of a step (blue, right) against size, both logarithmic; dashed lines have slope 1."""
-    rows = sorted((row for row in result.rows if row.wall and row.size), key=lambda row: row.size)
+    """Time (red, left) and memory of a step (blue, right) against size, both logarithmic; dashed lines have slope 1,
+    the grey one is the time of bare products."""
+    every = sorted((row for row in result.rows if row.wall and row.size), key=lambda row: row.size)
+    rows, bare = ([row for row in every if row.role == role] for role in ("mpnn", "reference"))
     curves = [(panel, COLOURS["mpnn"], "CPU ms", lambda row: time_of(row) * 1e3)]
+    if len(bare) > 1:
+        panel.loglog(*zip(*((row.size, time_of(row) * 1e3) for row in bare)), "-", color=COLOURS["reference"])
     if any(row.step_mb for row in rows):
         curves.append((panel.twinx(), COLOURS["peer"], "step MB", lambda row: row.step_mb))
     for axes, colour, label, value in curves:

@@ -231,6 +231,12 @@ def light():
     del spike
     return lambda: []
 
+def pooled():
+    spike = [torch.ones(2**16) for _ in range(240)]  # 60 MB in small blocks, which are freed, but not given back
+    last = torch.ones(1000)
+    del spike
+    return lambda last=last: [sum(t[0] for t in [torch.ones(2**16) for _ in range(160)])]  # 40 MB
+
 def heavy():
     def step():
         return [torch.ones(60 * 2**18).sum()]  # 60 MB
@@ -242,7 +248,8 @@ def dies():
     return lambda: []
 
 def build(smoke):
-    return Case("t", [Contender(make.__name__, make, agrees=False) for make in (light, dies, heavy)])
+    makes = (light, pooled, dies, heavy)
+    return Case("t", [Contender(make.__name__, make, agrees=False) for make in makes], slope=True)
 
 FIRST = os.getpid()
 if __name__ == "__main__":
@@ -259,7 +266,7 @@ def test_memory_is_what_a_step_takes_above_its_set_up(tmp_path):
     rows = by_name(json.loads((tmp_path / "bench_weighed.json").read_text()))
     assert "not weighed: its process ended with status -9" in rows["dies"]["note"]
     assert rows["light"]["step_mb"] < 10
-    assert 55 < rows["heavy"]["step_mb"] < 75
+    assert 55 < rows["heavy"]["step_mb"] < 75 and 35 < rows["pooled"]["step_mb"] < 60
 
 
 def test_the_power_law_graph_has_no_loops_or_doubles_and_is_skewed(harness):
@@ -275,7 +282,11 @@ def test_the_power_law_graph_has_no_loops_or_doubles_and_is_skewed(harness):
 def test_the_page_has_every_table_one_level_lower_and_what_went_wrong(harness, command, monkeypatch, tmp_path):
     import _page
 
-    sizes = [contender(harness, str(n), lambda: [], role="mpnn", size=n) for n in (10, 100)]
+    sizes = [
+        contender(harness, f"{role} {n}", lambda: [], role=role, size=n)
+        for role in ("mpnn", "reference")
+        for n in (10, 100)
+    ]
     growing = harness.Case("grows", sizes, axis="nodes", note="A reason.")
     command("x.py", {"case": lambda smoke: growing, "bad": lambda smoke: 1 / 0}, "--no-memory", "--quick")
     out = tmp_path / "out"
@@ -284,7 +295,8 @@ def test_the_page_has_every_table_one_level_lower_and_what_went_wrong(harness, c
     lines = (tmp_path / "docs" / "page.md").read_text().splitlines()
     assert lines[0] == "# Benchmarks" and "## x: A question" in lines and "### case, 2 threads" in lines
     assert "- **failed:** bad, 2 threads: ZeroDivisionError: division by zero" in lines
-    assert any(line.startswith("Grows: processor time as nodes to the power") for line in lines)
+    grows = [line for line in lines if line.startswith("Grows: processor time as nodes to the power")]
+    assert grows and all("; processor time of the reference to the power" in line for line in grows)
     assert "A reason." in lines
     assert any("jraph" in line and "torch_geometric 2" in line for line in lines)
     assert "![time and memory against size, on logarithmic axes](bench_x.png)" in lines
