@@ -232,10 +232,10 @@ def light():
     return lambda: []
 
 def pooled():
-    spike = [torch.ones(2**16) for _ in range(240)]  # 60 MB in small blocks, which are freed, but not given back
-    last = torch.ones(1000)
+    spike = [torch.ones(2**14) for _ in range(960)]  # 60 MB in small blocks, which are freed, but not given back
+    last = [torch.ones(2**14) for _ in range(8)]
     del spike
-    return lambda last=last: [sum(t[0] for t in [torch.ones(2**16) for _ in range(160)])]  # 40 MB
+    return lambda last=last: [torch.ones(2**14) for _ in range(640)]  # 40 MB
 
 def heavy():
     def step():
