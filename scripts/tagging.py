@@ -147,18 +147,19 @@ class Spelling(nn.Module):
         super().__init__()
         self.letters = nn.Embedding(len(corpus.letters), width)
         self.lstm = mpnn.nn.LSTM(width, hidden, bidirectional=True)
-        self.out_features, self.spelt = 2 * hidden, corpus.spelt
+        self.out_features, self.length = 2 * hidden, torch.tensor([len(word) for word in corpus.spelt])
+        self.spelt, self.begin = torch.cat(corpus.spelt), self.length.cumsum(0) - self.length
 
     def forward(self, form: Tensor) -> Tensor:
         distinct, place = torch.unique(form, return_inverse=True)
-        words = [self.spelt[k - 1] for k in distinct.tolist()]
-        length = torch.tensor([len(word) for word in words])
+        length, begin = self.length[distinct - 1], self.begin[distinct - 1]
         last = length.cumsum(0) - 1
         first = last - length + 1
         node = torch.arange(int(last[-1]) + 1)
-        begins = torch.zeros(len(node), dtype=torch.bool).index_fill(0, first, True)
-        chains = torch.stack([node[:-1], node[1:]])[:, ~begins[1:]]
-        h, _ = self.lstm(self.letters(torch.cat(words)), chains)
+        letters = self.spelt[node + (begin - first).repeat_interleave(length)]
+        after = torch.ones(len(node), dtype=torch.bool).index_fill(0, first, False).nonzero().flatten()
+        chains = torch.stack([after - 1, after])
+        h, _ = self.lstm(self.letters(letters), chains)
         forward, backward = h.chunk(2, 1)
         return torch.cat([forward[last], backward[first]], 1)[place]
 
