@@ -159,9 +159,10 @@ def check_edges(owner: str, edge_index: Any, num_nodes: Size) -> None:
             "values are node indices."
         )
     num_src, num_dst = (num_nodes, num_nodes) if isinstance(num_nodes, int) else num_nodes
-    limit = edge_index.new_tensor([[num_src], [num_dst]])
-    outside = ((edge_index < 0) | (edge_index >= limit)).any(dim=0)
-    if bool(outside.any()):
+    least, most = (some.tolist() for some in torch.aminmax(edge_index, dim=1)) if shape[1] else ((0, 0), (-1, -1))
+    if min(least) < 0 or most[0] >= num_src or most[1] >= num_dst:
+        limit = edge_index.new_tensor([[num_src], [num_dst]])
+        outside = ((edge_index < 0) | (edge_index >= limit)).any(dim=0)
         edge = int(outside.nonzero()[0])
         j, i = edge_index[:, edge].tolist()
         size = f"num_nodes={num_nodes}" if isinstance(num_nodes, int) else f"{num_src} sources and {num_dst} targets"

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdRef
@@ -41,9 +42,9 @@ class Edges:
 
     def __init__(self, src: Tensor, dst: Tensor, num_src: int, num_dst: int, short: bool = False):
         index = torch.int32 if short and max(src.numel(), num_src, num_dst) < SHORT else torch.int64
-        if dst.numel() and bool((dst[1:] < dst[:-1]).any()):
+        if falls(dst):
             dst, order = torch.sort(dst, stable=True)
-            src, self.order = src[order], order.to(index)
+            src, self.order = src.index_select(0, order), order.to(index)
         else:
             self.order = None  # src is copied below: a view would keep the user's tensor alive, and the cache
         self.src = src.to(index, copy=self.order is None)
@@ -58,16 +59,11 @@ class Edges:
 
     def cut(self, bounds: list[int]) -> Edges:
         """Notes how many edges end in each level, whose nodes are ``bounds[l]:bounds[l + 1]``."""
-        ends = self.rowptr[torch.tensor(bounds)].tolist()
-        self.counts = [b - a for a, b in zip(ends, ends[1:])]
-        degree = self.rowptr.diff()
-        if not len(degree):
-            self.degrees = [0]
-            return self
-        change = torch.cat([degree.new_zeros(1), (degree.diff() != 0).long().cumsum(0)])  # grows where degrees change
-        first, last = torch.tensor(bounds[:-1]), torch.tensor(bounds[1:]) - 1
-        table = torch.stack([degree[first], change[last] - change[first]]).tolist()
-        self.degrees = [degree if not changes else None for degree, changes in zip(*table)]
+        rowptr, starts = self.rowptr.cpu().numpy(), bounds[:-1]
+        self.counts = np.diff(rowptr[bounds]).tolist()
+        degree = np.diff(rowptr) if len(rowptr) > 1 else rowptr  # of no nodes: of one level, without edges
+        least, most = (extreme.reduceat(degree, starts).tolist() for extreme in (np.minimum, np.maximum))
+        self.degrees = [a if a == b else None for a, b in zip(least, most)]
         return self
 
     def place(self, values: Tensor) -> Tensor:
@@ -165,8 +161,9 @@ class Plan:
         self.num_src, self.num_nodes = size if isinstance(size, tuple) else (size, size)
         self.memo: dict[Hashable, Any] = {}
         self.node_order = self.node_position = None
-        self.node_counts = torch.bincount(level).tolist() if self.num_nodes else [0]
-        if len(self.node_counts) > 1 and bool((level[1:] < level[:-1]).any()):
+        flat = schedule.name == "synchronous" or not self.num_nodes
+        self.node_counts = [self.num_nodes] if flat else torch.bincount(level).tolist()
+        if len(self.node_counts) > 1 and falls(level):
             self.node_order = torch.argsort(level, stable=True)
             self.node_position = inverse(self.node_order)
         self.edges = {name: self._edges(edge_index) for name, edge_index in relations.items()}
@@ -174,7 +171,7 @@ class Plan:
     def _edges(self, edge_index: Tensor) -> Edges:
         src, dst = (edge_index[1], edge_index[0]) if self.schedule.turned else (edge_index[0], edge_index[1])
         if self.node_position is not None:
-            src, dst = self.node_position[src], self.node_position[dst]
+            src, dst = (self.node_position.index_select(0, end) for end in (src, dst))
         bounds = [0]
         for count in self.node_counts:
             bounds.append(bounds[-1] + count)
@@ -203,20 +200,18 @@ class Plan:
     @property
     def given(self) -> Tensor | dict[str, Tensor]:
         """The edges as the user gave them, not turned: one edge_index, or one a type."""
-        edges = {kind: self.edge_index(kind) for kind in self.edges}
-        edges = {kind: index.flip(0) if self.schedule.turned else index for kind, index in edges.items()}
+        edges = self.given_by_type
         return edges[""] if set(edges) == {""} else edges
+
+    @property
+    def given_by_type(self) -> dict[str, Tensor]:
+        edges = {kind: self.edge_index(kind) for kind in self.edges}
+        return {kind: index.flip(0) if self.schedule.turned else index for kind, index in edges.items()}
 
     @property
     def reverse(self) -> Plan:
         """The plan of the pass run backwards; made when first asked for, and kept."""
-
-        def build():
-            turned = plan(self.given, self.schedule.reverse, self.size)
-            turned.types = self.types
-            return turned
-
-        return self.remember("reverse", build)
+        return self.remember("reverse", lambda: Reverse(self))
 
     @property
     def flat(self) -> Plan:
@@ -240,10 +235,14 @@ class Plan:
     def edge_index(self, kind: str = "") -> Tensor:
         """The edges of one type as the user gave them, turned if the schedule turns them."""
         edges = self.edges[kind]
-        src, dst = edges.unplace(edges.src).long(), edges.unplace(edges.dst).long()
-        if self.node_order is not None:
-            src, dst = self.node_order[src], self.node_order[dst]
-        return torch.stack([src, dst])
+
+        def build():
+            src, dst = edges.unplace(edges.src).long(), edges.unplace(edges.dst).long()
+            if self.node_order is not None:
+                src, dst = (self.node_order.index_select(0, end) for end in (src, dst))
+            return torch.stack([src, dst])
+
+        return build() if self.num_levels == 1 else edges.remember("given", build)
 
     def place(self, values: Tensor) -> Tensor:
         """Node values in the user's order -> in level order."""
@@ -268,6 +267,33 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({self.schedule}, nodes={self.num_nodes}, edges={self.num_edges}, levels={self.num_levels})"
+
+
+class Reverse(Plan):
+    """The plan of the pass run backwards. What a plan lays out is made when something asks for it: chains on torch's
+    kernels do not, for they stand where they stand on the way there.
+
+    Attributes:
+        there: the plan of the pass run forwards, which shares all with the one it was made of but what that remembers.
+    """
+
+    LATER = ("level", "reads_old", "node_order", "node_position", "node_counts", "edges")
+
+    def __init__(self, there: Plan):
+        self.there = copy.copy(there)
+        self.there.memo, self.memo = {}, {}
+        self.schedule, self.types = there.schedule.reverse, there.types
+        self.num_src, self.num_nodes = there.num_nodes, there.num_src
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.LATER:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        made = _levelled(self.there.given_by_type, self.there.size, self.schedule, self.types)
+        self.__dict__.update((later, getattr(made, later)) for later in self.LATER)
+        return self.__dict__[name]
+
+    def to(self, device: Any, non_blocking: bool = False) -> Plan:
+        return self.there.to(device, non_blocking).reverse
 
 
 def plan(
@@ -310,11 +336,17 @@ def plan(
         raise ValueError(
             f"{owner}: {size[0]} sources and {size[1]} targets are a bipartite graph, which runs 'synchronous' only."
         )
-    turned_size = (size[1], size[0]) if isinstance(size, tuple) and rule.turned else size
     for name, edge_index in relations.items():
         check_edges(f"{owner} (edge type {name!r})" if name else owner, edge_index, size)
+    return _levelled(relations, size, rule, graph.sizes if isinstance(graph, Typed) else None, graph)
+
+
+def _levelled(
+    relations: dict[str, Tensor], size: Size, rule: Schedule, types: dict[str, int] | None, graph: Any = None
+) -> Plan:
+    """The plan of edges that are known to be right; ``graph`` names the nodes of a cycle."""
+    turned_size = (size[1], size[0]) if isinstance(size, tuple) and rule.turned else size
     num_targets = turned_size[1] if isinstance(turned_size, tuple) else turned_size
-    types = graph.sizes if isinstance(graph, Typed) else None
     first = next(iter(relations.values()), torch.empty(2, 0, dtype=torch.long))  # of types of nodes without any edge
     if rule.name == "synchronous":
         return Plan(relations, turned_size, first.new_zeros(num_targets), rule, True, types)
@@ -370,15 +402,20 @@ def _state(graph: Any) -> Hashable:
     return tuple((name, WeakIdRef(edge_index), edge_index._version) for name, edge_index in edges_of(graph).items())
 
 
+def falls(values: Tensor) -> bool:
+    """Whether some value is below the one before it."""
+    some = values.numpy() if values.is_cpu else values  # which compares few values in a fifth of the time
+    return bool((some[1:] < some[:-1]).any())
+
+
 def pointers(index: Tensor, size: int) -> Tensor:
     """``(size + 1,)`` offsets of the runs of equal values in a sorted index."""
     ptr = index.new_zeros(size + 1)
-    ptr[1:] = torch.cumsum(torch.bincount(index, minlength=size), 0)
+    torch.cumsum(torch.bincount(index, minlength=size), 0, dtype=ptr.dtype, out=ptr[1:])
     return ptr
 
 
 def inverse(order: Tensor) -> Tensor:
     """The permutation that undoes another."""
-    back = torch.empty_like(order)
-    back[order] = torch.arange(order.numel(), dtype=order.dtype, device=order.device)
-    return back
+    place = torch.arange(order.numel(), dtype=order.dtype, device=order.device)
+    return torch.empty_like(order).scatter_(0, order.long(), place)

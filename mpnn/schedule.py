@@ -273,15 +273,23 @@ def _steps(src: Tensor, dst: Tensor, num_nodes: int) -> Tensor | None:
     """Levels where no node has two edges into it, as on chains: how many steps there are from where they begin; None
     elsewhere, and where there is a cycle. Each round looks twice as far.
     """
-    if not 0 < src.numel() < num_nodes or int(torch.bincount(dst).max()) > 1:
+    if not 0 < src.numel() < num_nodes:
         return None
-    before = torch.arange(num_nodes, device=src.device).scatter(0, dst, src)
-    level = torch.zeros_like(before).index_fill(0, dst, 1)
+    device, src, dst = src.device, src.cpu().numpy(), dst.cpu().numpy()
+    if np.bincount(dst).max() > 1:
+        return None
+    node = np.arange(num_nodes)
+    if (dst - src == 1).all():  # one chain after the other: a node's begins at the last one before it that can
+        begin = node.copy()
+        begin[dst] = 0
+        return torch.from_numpy(node - np.maximum.accumulate(begin)).to(device)
+    before, level = node.copy(), np.zeros_like(node)
+    before[dst], level[dst] = src, 1
     for _ in range(num_nodes.bit_length() + 1):
         further = before[before]
-        if torch.equal(further, before):
+        if (further == before).all():
             begins = level[before] == 0  # of a cycle of one or two nodes these are not
-            return level if bool(begins.all()) else None
+            return torch.from_numpy(level).to(device) if begins.all() else None
         level, before = level + level[before], further
     return None
 

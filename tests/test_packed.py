@@ -94,6 +94,51 @@ def test_blocks_that_narrow_take_the_states_over(name):
     assert_same(h_of(layer(x, edge_index)), expected, [x, *layer.parameters()])
 
 
+def numbered(nodes, how: str) -> list[list[int]]:
+    """The same chains with nodes as they are, one chain after the other, or step by step."""
+    places = [(k, t) for k, chain in enumerate(nodes) for t in range(len(chain))]
+    if how == "as drawn":
+        return nodes
+    rank = {place: i for i, place in enumerate(sorted(places, key=lambda p: p if how == "in a row" else p[::-1]))}
+    return [[rank[k, t] for t in range(len(chain))] for k, chain in enumerate(nodes)]
+
+
+@pytest.mark.parametrize("how", ["as drawn", "in a row", "step by step"])
+@given(nodes=sequences(), turn=st.booleans(), gaps=st.booleans())
+def test_each_node_has_a_row_at_its_step_of_a_column_of_its_chain_in_either_direction(how, nodes, turn, gaps):
+    nodes = numbered(nodes, how)
+    graph = graph_of(sum(map(len, nodes)), [e for chain in nodes for e in zip(chain, chain[1:], strict=False)])
+    rule = mpnn.schedule.topological
+    if gaps:
+        time = {i: 3 * t + k for k, chain in enumerate(nodes) for t, i in enumerate(chain)}
+        rule = mpnn.schedule.by(torch.tensor([time[i] for i in range(graph.num_nodes)]))
+    plan = mpnn.plan(graph, rule)
+    found = chains(plan.reverse if turn else plan)
+    nodes = [chain[::-1] if turn else chain for chain in nodes]
+    longest = sorted(nodes, key=lambda chain: -len(chain))
+    assert [len(chain) for chain in longest] == found.length.tolist() and sum(found.sizes) >= graph.num_nodes
+    assert sorted(found.first.tolist()) == sorted(chain[0] for chain in nodes)
+    place = torch.arange(graph.num_nodes) if found.place is None else found.place
+    begin = [row for rows, (steps, width) in zip(starts(found), found.blocks, strict=True) for row in rows[:steps]]
+    for chain in nodes:
+        columns = [int(place[i]) - begin[t] for t, i in enumerate(chain)]
+        assert len(set(columns)) == 1 and found.first[columns[0]] == chain[0] and found.column[chain[0]] == columns[0]
+    if found.place is not None:
+        assert len(found.node) == sum(found.sizes) and found.node[place].tolist() == list(range(graph.num_nodes))
+        assert int((found.node == graph.num_nodes).sum()) == sum(found.sizes) - graph.num_nodes
+    assert layout(chains(plan.reverse.reverse)) == layout(chains(plan))
+
+
+def starts(found) -> list[list[int]]:
+    """The first row of each step, block by block."""
+    ends = [sum(found.sizes[:k]) for k in range(len(found.sizes))]
+    return [[at + t * width for t in range(steps)] for at, (steps, width) in zip(ends, found.blocks, strict=True)]
+
+
+def layout(found) -> list:
+    return [value if value is None else value.tolist() for value in (found.first, found.place, found.node)]
+
+
 def test_rows_without_a_node_are_bounded_whatever_the_lengths():
     for lengths in ([10_000] + [3] * 1000, [10_000] + [3] * 7, range(1, 500), [200] * 32, [1] * 5):
         widths = [sum(length > t for length in lengths) for t in range(max(lengths))]

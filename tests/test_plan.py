@@ -9,7 +9,7 @@ import torch
 from compare import assert_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import dags, digraphs, graph_of, normal
+from strategies import dags, digraphs, graph_of, normal, seeds
 from torch_geometric.data import Batch, Data
 
 import mpnn
@@ -346,14 +346,57 @@ def test_data_is_planned_by_its_own_fields():
     assert mpnn.plan(mpnn.plan(data), "topological").num_levels == 1  # a plan stays what it is
 
 
-@pytest.mark.parametrize("rule", [mpnn.schedule.topological, mpnn.schedule.topological.reverse])
-def test_the_reverse_of_a_plan_is_the_plan_of_the_reverse(rule):
-    edge_index = torch.tensor([[0, 1, 0], [1, 2, 2]])
-    forward = mpnn.plan(edge_index, rule, num_nodes=3)
-    back = mpnn.plan(edge_index, rule.reverse, num_nodes=3)
-    assert torch.equal(forward.reverse.level, back.level) and forward.reverse.schedule.turned == back.schedule.turned
+RULES = {
+    "synchronous": mpnn.schedule.synchronous,
+    "topological": mpnn.schedule.topological,
+    "topological, turned": mpnn.schedule.topological.reverse,
+    "ordered": ordered("value"),
+    "by": by("value"),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+@settings(max_examples=15)
+@given(graph=dags(), seed=seeds, first=st.permutations(mpnn.plan.__globals__["Reverse"].LATER))
+def test_the_reverse_of_a_plan_is_the_plan_of_the_reverse_whatever_is_asked_first(name, graph, seed, first):
+    graph.value = torch.randint(4, (graph.num_nodes,), generator=torch.Generator().manual_seed(seed))
+    forward, back = mpnn.plan(graph, RULES[name]), mpnn.plan(graph, RULES[name].reverse)
+    for asked in first:
+        found, expected = getattr(forward.reverse, asked), getattr(back, asked)
+        if asked == "edges":
+            pair = found[""], expected[""]
+            found, expected = ([*e.src, *e.rowptr, *e.place(graph.edge_index[0])] for e in pair)
+        assert torch.equal(found, expected) if isinstance(expected, torch.Tensor) else found == expected, asked
+    assert everything(forward.reverse) == everything(back) and repr(forward.reverse) == repr(back)
     assert torch.equal(forward.reverse.edge_index(), back.edge_index()) and forward.reverse is forward.reverse
     assert torch.equal(forward.reverse.reverse.edge_index(), forward.edge_index())
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_reverse_of_a_plan_runs_as_before_after_it_was(move, asked):
+    reverse = mpnn.plan(graph_of(5, [(4, 2), (2, 0), (4, 0), (0, 3)]), "topological").reverse
+    moved = MOVES[move](reverse) if not asked else None
+    before, leaves = use(reverse)
+    moved = MOVES[move](reverse) if asked else moved
+    assert everything(moved) == everything(reverse) and moved is not reverse
+    assert_same(Mixed().propagate(moved, x=leaves[0], h=leaves[1], w=leaves[2]), before, leaves)
+
+
+def test_a_plan_and_its_reverse_go_when_nothing_holds_them():
+    gc.disable()  # by themselves: what holds each other in a circle would wait for the collector
+    try:
+        plan = mpnn.plan(EDGES, "topological", 4)
+        alive = [weakref.ref(plan), weakref.ref(plan.reverse), weakref.ref(plan.reverse.level)]
+        del plan
+        assert [ref() for ref in alive] == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_what_a_reverse_has_not_is_said():
+    with pytest.raises(AttributeError, match="Reverse has no attribute 'depth'"):
+        mpnn.plan(EDGES, "topological", 4).reverse.depth  # noqa: B018
 
 
 def test_a_plan_moves_to_devices_only():

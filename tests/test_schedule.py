@@ -97,6 +97,19 @@ def test_where_no_node_has_two_sources_levels_are_those_of_the_walk_and_cycles_o
     assert len(caught.value.cycle) == size + 1
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.data())
+def test_chains_numbered_one_after_the_other_have_the_levels_of_chains_numbered_at_random(lengths, data):
+    edges = [mpnn.graphs.chain(n).edge_index + sum(lengths[:k]) for k, n in enumerate(lengths)]
+    edges, n = torch.cat(edges, dim=1), sum(lengths)
+    edges = edges[:, data.draw(st.permutations(range(edges.shape[1])))]
+    name = torch.tensor(data.draw(st.permutations(range(n))))
+    level = topological(edges, num_nodes=n)
+    assert level.tolist() == [t for length in lengths for t in range(length)]
+    assert torch.equal(topological(name[edges], num_nodes=n)[name], level)
+    back = topological.reverse(edges, num_nodes=n).tolist()
+    assert back == [t for length in lengths for t in reversed(range(length))]
+
+
 def test_a_chain_of_100_000_nodes_is_walked_without_recursion_and_quickly():
     n = 100_000
     name = torch.randperm(n, generator=torch.Generator().manual_seed(0))

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mpnn import kernels
 from mpnn.engine.call import Call, Result
-from mpnn.plan import Plan
+from mpnn.plan import Plan, Reverse
+from mpnn.schedule import topological
 
 PATH = "torch's recurrent kernels"
 DTYPES = (torch.float32, torch.float64)
@@ -30,16 +32,22 @@ class Chains:
     """Where the nodes of a graph of chains stand in the blocks.
 
     Attributes:
-        first ``(B,)``: the node that each chain starts with, longest chain first.
-        place ``(N,)``: the row of each node, over all blocks; None if nodes stand in their own order.
-        node ``(N,)``: the node of each row; None if some rows belong to none, or if place is None.
+        column ``(N,)``: the chain that each node is in, longest chain first; on the host, as step and length are.
+        step ``(N,)``: how many steps each node is from the first of its chain.
+        length ``(B,)``: the nodes of each chain.
         blocks: steps and chains of each block.
+        first ``(B,)``: the node that each chain starts with.
+        place ``(N,)``: the row of each node, over all blocks; None if nodes stand in their own order.
+        node ``(R,)``: the node of each row, N if it belongs to none; None if place is None.
     """
 
+    column: np.ndarray
+    step: np.ndarray
+    length: np.ndarray
+    blocks: list[tuple[int, int]]
     first: Tensor
     place: Tensor | None
     node: Tensor | None
-    blocks: list[tuple[int, int]]
 
     @property
     def sizes(self) -> list[int]:
@@ -48,12 +56,32 @@ class Chains:
 
 def chains(plan: Plan) -> Chains | str:
     """The layout of a graph of chains, made once for a plan; or why the graph is none, in words."""
-    return plan.remember("chains", lambda: _no_chains(plan) or _laid_out(plan))
+    return plan.remember("chains", lambda: _turned(plan) if isinstance(plan, Reverse) else _found(plan))
+
+
+def _found(plan: Plan) -> Chains | str:
+    """The layout, kept with the edges, which the plan of the way back shares."""
+    if len(plan.edges) != 1:
+        return "the graph has several edge types"
+    (edges,) = plan.edges.values()
+    return edges.remember("chains", lambda: _no_chains(plan) or _laid_out(plan))
+
+
+def _turned(plan: Reverse) -> Chains | str:
+    """The layout of the way back: a chain stands in the same column, its last node first."""
+    known = chains(plan.there)
+    if isinstance(known, str):
+        return _found(plan)  # which names the nodes of the way back
+    back = known.length[known.column] - 1 - known.step
+    return _placed(known.column, back, known.length, known.blocks, plan.there.level.device)
 
 
 def _no_chains(plan: Plan) -> str | None:
-    if plan.num_nodes == 0 or len(plan.edges) > 1:
-        return "the graph has no nodes" if len(plan.edges) == 1 else "the graph has several edge types"
+    if plan.num_nodes == 0:
+        return "the graph has no nodes"
+    (edges,) = plan.edges.values()
+    if not plan.reads_old and {0, 1}.issuperset(edges.degrees) and np.bincount(_host(edges.src), minlength=1).max() < 2:
+        return None
     src, dst = plan.edge_index(*plan.edges)
     for ends, what in ((dst, "into"), (src, "out of")):
         many = torch.bincount(ends, minlength=plan.num_nodes) > 1
@@ -67,26 +95,43 @@ def _no_chains(plan: Plan) -> str | None:
 
 
 def _laid_out(plan: Plan) -> Chains:
-    src, dst = plan.edge_index(*plan.edges)
-    node = torch.arange(plan.num_nodes, device=dst.device)
-    start = node.scatter(0, dst, src)  # a node so many steps further up its chain, at last the first one
-    step = (start != node).long()
-    while not torch.equal(further := start[start], start):
-        start, step = further, step + step[start]
-    first = (start == node).nonzero().flatten()
-    length = torch.bincount(start)[first]
-    first = first[torch.sort(length, descending=True, stable=True).indices]
-    column = torch.empty_like(node).scatter_(0, first, node[: len(first)])[start]
-    widths = torch.bincount(step).tolist()
-    blocks = cut(widths)
-    rows, begin = [], 0
-    for steps, width in blocks:
-        rows += range(begin, begin + steps * width, width)
-        begin += steps * width
-    place = torch.tensor(rows, device=dst.device)[step] + column
-    if begin == plan.num_nodes and torch.equal(place, node):
-        return Chains(first, None, None, blocks)
-    return Chains(first, place, torch.argsort(place) if begin == plan.num_nodes else None, blocks)
+    (edges,) = plan.edges.values()
+    node = np.arange(plan.num_nodes)
+    order = node if plan.node_order is None else _host(plan.node_order)
+    src, dst = order[_host(edges.src)], order[np.diff(_host(edges.rowptr)) == 1]
+    if plan.schedule.name == "topological":
+        step = _host(plan.level)
+    else:
+        step = _host(topological.levels(*plan.edge_index(*plan.edges), plan.num_nodes))
+    apart = dst - src
+    if apart.size and (apart == apart[0]).all():
+        start = node - apart[0] * step
+    else:
+        start = node.copy()
+        start[dst] = src  # a node so many steps further up its chain, at last the first one
+        while ((further := start[start]) != start).any():
+            start = further
+    begin, length = np.flatnonzero(step == 0), np.bincount(start)
+    begin = begin[np.argsort(-length[begin], kind="stable")]
+    rank = np.empty_like(node)
+    rank[begin] = node[: begin.size]
+    return _placed(rank[start], step, length[begin], cut(np.bincount(step).tolist()), plan.level.device)
+
+
+def _placed(column: np.ndarray, step: np.ndarray, length: np.ndarray, blocks: list, device: torch.device) -> Chains:
+    """The rows of nodes in these columns, so many steps from where their chains begin."""
+    count, node = column.size, np.arange(column.size)
+    begin = np.cumsum([0] + [width for steps, width in blocks for _ in range(steps)])  # the first row of each step
+    place = begin[step] + column
+    rows = np.full(begin[-1], count)
+    rows[place] = node
+    first, in_order = torch.from_numpy(rows[: length.size]).to(device), begin[-1] == count and (place == node).all()
+    both = (None, None) if in_order else (torch.from_numpy(place).to(device), torch.from_numpy(rows).to(device))
+    return Chains(column, step, length, blocks, first, *both)
+
+
+def _host(values: Tensor) -> np.ndarray:
+    return values.cpu().numpy()
 
 
 def cut(widths: list[int]) -> list[tuple[int, int]]:
@@ -108,9 +153,9 @@ def cut(widths: list[int]) -> list[tuple[int, int]]:
 
 def redefined(layer) -> str | None:
     """What of a cell was defined anew, in a class or on the layer, since its class named the kernel it equals."""
-    kind = type(layer)
-    home = next(base for base in kind.__mro__ if "kernel" in vars(base))
-    new = (n for n in CELL if n in vars(layer) or getattr(kind, n, None) is not getattr(home, n, None))
+    kind, own = type(layer), vars(layer)
+    home = kind if "kernel" in vars(kind) else next(base for base in kind.__mro__ if "kernel" in vars(base))
+    new = (n for n in CELL if n in own or (kind is not home and getattr(kind, n, None) is not getattr(home, n, None)))
     return next(new, None)
 
 
@@ -124,7 +169,8 @@ def not_packed(layer, plan: Plan, only: tuple[str, ...] | None) -> str | None:
         return f"{', '.join(only)} at every node are asked for, and torch's kernels keep {layer.state[0]} only"
     if not isinstance(plan, Plan):
         return "it is being traced"
-    like = next(layer.parameters())
+    like = next(iter(layer._parameters.values()), None)  # a parametrised layer may have none of its own
+    like = next(layer.parameters()) if like is None else like
     if like.dtype not in DTYPES or like.device.type not in ("cpu", "cuda"):
         return f"its weights are {like.dtype} on {like.device.type}; expected float32 or float64 on cpu or cuda"
     if torch.is_autocast_enabled(like.device.type):
@@ -151,35 +197,59 @@ def packed(call: Call) -> Result:
     state = [_start(fields.get(f"{name}0"), found, w.weight_hh) for name in layer.state]
     out = []
     for block in _spread(fields["wx"].x, found):
-        state = [value[:, : block.shape[1]].contiguous() for value in state]
+        if out:  # narrower than the block before it
+            state = [value[:, : block.shape[1]].contiguous() for value in state]
         h, *state = _run(layer, block, state, weights)
         out.append(h.view(-1, h.shape[2]))
-    h = out[0] if len(out) == 1 else torch.cat(out)
-    h = _collect(h, found)
-    if h.requires_grad:
-        h.register_hook(_refuse_double_backward)
+    h = _collect(out[0] if len(out) == 1 else torch.cat(out), found)
     return Result((h, *[None] * (len(layer.state) - 1)))
 
 
 def _spread(x: Tensor, found: Chains) -> list[Tensor]:
     """The rows of nodes in blocks ``(steps, width, F)``, 0 where there is no node."""
-    if found.node is not None:
-        x = kernels.permute(x, found.node, found.place)
-    elif found.place is not None:
-        x = x.new_zeros(sum(found.sizes), x.shape[1]).index_add_(0, found.place, x)
+    if found.place is not None:
+        x = _Spread.apply(x, found) if x.requires_grad else _in_rows(x, found)
     rows = x.split(found.sizes) if len(found.blocks) > 1 else [x]
     return [block.view(steps, width, -1) for block, (steps, width) in zip(rows, found.blocks)]
 
 
 def _collect(rows: Tensor, found: Chains) -> Tensor:
     """The rows of nodes, from the blocks."""
-    if found.node is not None:
-        return kernels.permute(rows, found.place, found.node)
-    return rows if found.place is None else rows.index_select(0, found.place)
+    if found.place is not None:
+        return _Collect.apply(rows, found)
+    if rows.requires_grad:
+        rows.register_hook(lambda _: kernels.refuse_double_backward(PATH))
+    return rows
 
 
-def _refuse_double_backward(_) -> None:
-    kernels.refuse_double_backward(PATH)
+def _in_rows(x: Tensor, found: Chains) -> Tensor:
+    """Node values in the blocks' order, 0 in rows of no node: taken from one more row than there are nodes."""
+    x = x if len(found.node) == len(x) else torch.cat([x, x.new_zeros(1, x.shape[1])])
+    return x.index_select(0, found.node)
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, found):
+        ctx.found = found
+        return _in_rows(x, found)
+
+    @staticmethod
+    def backward(ctx, grad):
+        kernels.refuse_double_backward(PATH)
+        return grad.index_select(0, ctx.found.place), None
+
+
+class _Collect(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, found):
+        ctx.found = found
+        return rows.index_select(0, found.place)
+
+    @staticmethod
+    def backward(ctx, grad):
+        kernels.refuse_double_backward(PATH)
+        return _in_rows(grad, ctx.found), None
 
 
 def _run(layer, block: Tensor, state: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:

@@ -174,7 +174,7 @@ class Recurrent(MessagePassing):
         name = type(self).__name__
         check_dense(name, x)
         check_features(name, x, self.in_features)
-        directions = self._directions(edge_index, schedule)
+        directions = self._directions(edge_index, schedule, len(x))
         initial = {field: value for field, value in initial.items() if value is not None}
         for field, value in initial.items():
             self._check_initial(field, value, batch, len(x))
@@ -190,11 +190,13 @@ class Recurrent(MessagePassing):
             if layer + 1 < self.num_layers:
                 x = F.dropout(joined([h for h, *_ in done]), self.dropout, self.training)
 
-    def _directions(self, edge_index: Any, schedule: Any) -> list[tuple[Any, Schedule | None]]:
+    def _directions(self, edge_index: Any, schedule: Any, num_nodes: int) -> list[tuple[Any, Schedule | None]]:
         """The graph and the schedule, forwards and backwards."""
         if isinstance(edge_index, Plan):
             return [(edge_index, schedule), *([(edge_index.reverse, None)] if self.bidirectional else [])]
         rule = schedules.get(self.schedule if schedule is None else schedule)
+        if self.bidirectional and rule.name != "synchronous":  # one plan for both
+            return self._directions(self._plan(edge_index, rule, num_nodes), None, num_nodes)
         return [(edge_index, rule)] + [(edge_index, rule.reverse)] * self.bidirectional
 
     def _check_initial(self, field: str, value: Tensor, batch: Tensor | None, num_nodes: int) -> None:
