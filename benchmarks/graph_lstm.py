@@ -3,13 +3,16 @@
 Planar graphs of 1,024 nodes, as superpixels make them (a triangulation of points close to a grid), 64 features
 everywhere, and states from before the pass that are not zero, as in every layer but the first; forward, and backward
 from dense gradients of every node's h and m to the weights, the inputs and the states before. ``smooth`` has a priority
-that changes slowly from place to place, as a network's confidence does: many narrow frontiers. ``random`` has few wide
-ones. ``batch`` is eight graphs with smooth priorities; ``script`` 16 of 400 nodes with 32 features, a batch of
-``mpnn run superpixels``.
+that changes slowly from place to place: many narrow frontiers. ``random`` has few wide ones. ``batch`` is eight graphs
+with smooth priorities. ``script`` is a batch of ``mpnn run superpixels``, 16 graphs of 400 nodes with 32 features, with
+as many frontiers as order of confidence has there (21 a picture); ``breadth`` the same with a smooth priority, about as
+many as breadth first has (56).
 
-The reference is the matrix products alone, each as a single batch over all nodes: W (4H wide), U (4H), the neighbours'
-forget gate (H) and their part in the other gates (3H), and both backward products of each. Two loops take one node
-after the other in plain torch: as the paper's equations stand, and with all that can be taken beforehand.
+The reference is the matrix products alone, by ``mpnn.products`` as in the layer, each as a single batch over all nodes,
+and both backward products of each: W (4H wide), U (4H), the neighbours' forget gate (H) and their part in the other
+gates (3H). Then the same with the last of these frontier by frontier, as it waits for the state; and in single batches
+again, by torch's own product. Two loops take one node after the other in plain torch: as the paper's equations stand,
+and with all that can be taken beforehand.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from functools import partial
 
 import torch
 from _harness import Case, Contender, Step, main
+from _products import Product, references
 from scipy.spatial import Delaunay
 from torch import Tensor
 
@@ -48,7 +52,10 @@ class Scene:
         return self.priority.numel()
 
 
-def scene(count: int, side: int, hidden: int, smooth: bool) -> Scene:
+ORDERS = {"smooth": 0.0, "mixed": 1.3, "random": 1e3}  # how much of a priority is by chance
+
+
+def scene(count: int, side: int, hidden: int, order: str) -> Scene:
     """``count`` planar graphs of ``side * side`` nodes, numbered at random."""
     generator = torch.Generator().manual_seed(0)
     edges, priorities = [], []
@@ -60,7 +67,7 @@ def scene(count: int, side: int, hidden: int, smooth: bool) -> Scene:
         pairs = torch.cat([corner[:, [a, b]] for a in range(3) for b in range(3) if a != b])
         edges.append(pairs.unique(dim=0).t() + k * len(place))
         slow, rough = torch.sin(place / 5).sum(1), torch.rand(len(place), generator=generator)
-        priorities.append(slow if smooth else rough)
+        priorities.append(slow + ORDERS[order] * rough)
     return Scene(torch.cat(edges, dim=1), torch.cat(priorities), hidden)
 
 
@@ -187,26 +194,18 @@ def level_step(scene: Scene) -> Step:
     return training_step(scene, forward, weights)
 
 
-def gemm_step(scene: Scene) -> Step:
-    """The matrix products of a step: forward, gradient of the weights, gradient of the input."""
+def products(scene: Scene, frontiers: list[int]) -> list[Product]:
     w, u, v, _ = scene.weights
-    rows = [(scene.x, w), (scene.h, u), (scene.h, v[: scene.hidden]), (scene.h, v[scene.hidden :])]
-
-    def step():
-        for x, weight in rows:
-            y = x @ weight.t()
-            y.t() @ x
-            y @ weight
-        return []
-
-    return step
+    forget, others = v[: scene.hidden], v[scene.hidden :]
+    h = scene.h
+    return [Product(scene.x, w), Product(h, u), Product(h, forget), Product(h, others, frontiers)]
 
 
 # Cases --------------------------------------------------------------------------------------------------------------
 
 
-def case(count: int, smooth: bool, smoke: bool, side: int = 32, hidden: int = 64) -> Case:
-    made = scene(count, *((5, 8) if smoke else (side, hidden)), smooth)
+def case(count: int, order: str, smoke: bool, side: int = 32, hidden: int = 64) -> Case:
+    made = scene(count, *((5, 8) if smoke else (side, hidden)), order)
     plan = mpnn.plan(made.edge_index, ordered(made.priority), num_nodes=made.num_nodes)
     size = made.num_nodes
     contenders = [
@@ -214,21 +213,22 @@ def case(count: int, smooth: bool, smoke: bool, side: int = 32, hidden: int = 64
         Contender("one node after the other, as in the paper", partial(paper_step, made), size=size),
         Contender("one node after the other, products beforehand", partial(loop_step, made), size=size),
         Contender("level-batched plain torch", partial(level_step, made), size=size),
-        Contender("matrix products alone", partial(gemm_step, made), "reference", agrees=False, size=size),
+        *references(partial(products, made, plan.node_counts), size),
     ]
     graphs = "one graph" if count == 1 else f"{count} graphs"
     return Case(
-        f"Graph LSTM, {made.hidden} hidden, {graphs}, {'smooth' if smooth else 'random'} priority: {size:,} nodes, "
+        f"Graph LSTM, {made.hidden} hidden, {graphs}, {order} priority: {size:,} nodes, "
         f"{plan.num_edges:,} edges, {plan.num_levels} levels; forward and backward.",
         contenders if count == 1 else [contenders[0], *contenders[3:]],
     )
 
 
 CASES = {
-    "smooth": partial(case, 1, True),
-    "random": partial(case, 1, False),
-    "batch": partial(case, 8, True),
-    "script": partial(case, 16, True, side=20, hidden=32),
+    "smooth": partial(case, 1, "smooth"),
+    "random": partial(case, 1, "random"),
+    "batch": partial(case, 8, "smooth"),
+    "script": partial(case, 16, "mixed", side=20, hidden=32),
+    "breadth": partial(case, 16, "smooth", side=20, hidden=32),
 }
 
 if __name__ == "__main__":

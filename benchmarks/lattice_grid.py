@@ -6,9 +6,11 @@ features in each dimension, all input at the side (``mpnn run grid``). ``digits`
 features, and ``corners`` the same from all four corners. Forward, and backward from dense gradients of every node's
 states to the weights and the inputs.
 
-The reference is the matrix products alone, each as a single batch over all nodes, and both backward products of each.
-The peers are plain torch: sentence after sentence, a character after the other with the words that end there, as the
-code of the paper's authors does; and cell after cell of the grid, in all grids at once.
+The reference is the matrix products alone, by ``mpnn.products`` as in the layers, each as a single batch over all
+nodes, and both backward products of each. Then the same frontier by frontier where the formulas have a product wait for
+the state; and in single batches again, by torch's own product. The peers are plain torch: sentence after sentence, a
+character after the other with the words that end there, as the code of the paper's authors does; and cell after cell
+of the grid, in all grids at once.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from functools import partial
 
 import torch
 from _harness import Case, Contender, Step, main
+from _products import Product, references
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -41,19 +44,6 @@ def training_step(layer, leaves: list[Tensor], forward: Callable[[], tuple[Tenso
         states = forward()
         torch.autograd.backward(states, grads)
         return [*(state.detach() for state in states), *(leaf.grad for leaf in leaves)]
-
-    return step
-
-
-def products_step(products: list[tuple[Tensor, Tensor]]) -> Step:
-    """``x W^T`` and its gradients by W and by x."""
-
-    def step():
-        for x, weight in products:
-            y = x @ weight.t()
-            y.t() @ x
-            y @ weight
-        return []
 
     return step
 
@@ -143,17 +133,18 @@ def sentence_loop(layer, x: Tensor, x_word: Tensor, order: range, spans: list, h
             ends.setdefault(e, []).append(torch.sigmoid(f_w) * before + torch.sigmoid(i_w) * torch.tanh(g_w))
 
 
-def lattice_products(some: Sentences) -> Step:
+def lattice_products(some: Sentences) -> list[Product]:
     """Of both directions."""
     layer, C, W = some.layer, len(some.x), len(some.words)
-    inner = C - some.data.num_graphs  # characters with one before them
+    edges = layer.laid_out(some.x, some.words, relations(some.data)).edges
+    after, words = ([count for count in edges[kind].counts if count] for kind in ("next", "word"))
     h = draw(max(C, W), some.hidden, seed=2)
     one_way = [
-        (some.x, layer.weight_ih), (h[:inner], layer.weight_hh),
-        (some.words, layer.word_weight_ih), (h[:W], layer.word_weight_hh),
-        (some.x, layer.gate_weight_ih), (h[:W], layer.gate_weight_hh),
+        Product(some.x, layer.weight_ih), Product(h[: sum(after)], layer.weight_hh, after),
+        Product(some.words, layer.word_weight_ih), Product(h[:W], layer.word_weight_hh, words),
+        Product(some.x, layer.gate_weight_ih), Product(h[:W], layer.gate_weight_hh, words),
     ]  # fmt: skip
-    return products_step([(x, weight.detach()) for x, weight in one_way] * 2)
+    return one_way * 2
 
 
 def lattice_case(smoke: bool) -> Case:
@@ -162,7 +153,7 @@ def lattice_case(smoke: bool) -> Case:
     contenders = [
         Contender("mpnn", partial(lattice_step, some), "mpnn", size=C),
         Contender("one character after the other", partial(one_by_one_step, some), size=C),
-        Contender("matrix products alone", partial(lattice_products, some), "reference", agrees=False, size=C),
+        *references(partial(lattice_products, some), C),
     ]
     count = some.data.num_graphs
     return Case(
@@ -238,10 +229,10 @@ def corner_loop(grids: Grids, places: list[Tensor], turned: tuple[int, ...]) -> 
     return tuple(torch.stack(field, dim=1).unflatten(1, grids.sizes) for field in zip(*ordered))
 
 
-def grid_products(grids: Grids) -> Step:
-    h = draw(len(grids.x), 2 * grids.hidden, seed=3)
-    products = [(h, grids.layer.weight_hh.detach())]
-    return products_step(products + ([(grids.x, grids.layer.weight_ih.detach())] if grids.width else []))
+def grid_products(grids: Grids) -> list[Product]:
+    h, counts = draw(len(grids.x), 2 * grids.hidden, seed=3), mpnn.plan(grids.data, "topological").node_counts
+    products = [Product(h, grids.layer.weight_hh, counts)]
+    return products + ([Product(grids.x, grids.layer.weight_ih)] if grids.width else [])
 
 
 def grid_case(sizes: tuple[int, int], width: int, hidden: int, corners: tuple, smoke: bool) -> Case:
@@ -250,7 +241,7 @@ def grid_case(sizes: tuple[int, int], width: int, hidden: int, corners: tuple, s
     contenders = [
         Contender("mpnn", partial(grid_step, grids), "mpnn", size=size),
         Contender("cell after cell, all grids at once", partial(cell_by_cell_step, grids), size=size),
-        Contender("matrix products alone", partial(grid_products, grids), "reference", agrees=False, size=size),
+        *references(partial(grid_products, grids), size),
     ]
     return Case(
         f"Grid LSTM, {grids.hidden} hidden: {grids.count} grids of {sizes[0]} by {sizes[1]}, {len(corners)} corners, "
