@@ -62,6 +62,8 @@ class MessagePassing(nn.Module):
         schedule: used where ``propagate`` is not given one.
         readout: the aggregation that pools ``nodes`` and ``edges`` for ``global_update``.
         attention_dropout: probability to drop an attention weight in training.
+        whole_frontiers: whether ``update`` looks at all nodes of a level at once, as one that normalises over them or
+            is a product with their rows does. The reference, which takes nodes one by one, then gives it a level.
 
     Source: Gilmer et al. 2017, arXiv:1704.01212; Battaglia et al. 2018, arXiv:1806.01261.
     Deviations: the schedule; both papers fire all nodes at once.
@@ -84,6 +86,7 @@ class MessagePassing(nn.Module):
     schedule: str | Schedule = "synchronous"
     readout: str = "sum"
     attention_dropout: float = 0.0
+    whole_frontiers: bool = False
     hooks: Hooks
 
     def __init_subclass__(cls, **kwargs):

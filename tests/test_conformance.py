@@ -335,6 +335,7 @@ class HiddenParts(PartAwareLSTM):
 
 
 NO_SPMM = ("reference", "wavefront")
+ATTENTION = ("reference", "wavefront", "spmm", "small")
 IN_FRAMES = {"schedules": ("synchronous", "by"), "ways": NO_SPMM, "compiles": False}
 ON_CHAINS = {"schedules": tuple(SCHEDULES), "ways": NO_SPMM, "compiles": False}  # topological unless told otherwise
 
@@ -347,10 +348,15 @@ TABLE = [
     Row("GCN", lambda: GCN(IN, 2), sparse=True),
     Row("GCN with weights", lambda: GCN(IN, 5), takes=("edge_weight",), sparse=True),
     Row("GCN without loops", lambda: GCN(IN, 2, self_loops=False), takes=("edge_weight",), sparse=True),
-    Row("GAT", lambda: GAT(IN, 2, heads=2), sparse=True),
-    Row("GAT, heads averaged", lambda: GAT(IN, 2, heads=2, concat=False, self_loops=False), sparse=True),
-    Row("GATv2", lambda: GATv2(IN, 2, heads=2), sparse=True),
-    Row("GATv2, no loops", lambda: GATv2(IN, 2, heads=2, self_loops=False), sparse=True),
+    Row("GAT", lambda: GAT(IN, 2, heads=2), sparse=True, ways=ATTENTION),
+    Row(
+        "GAT, heads averaged",
+        lambda: GAT(IN, 2, heads=2, concat=False, self_loops=False),
+        sparse=True,
+        ways=ATTENTION,
+    ),
+    Row("GATv2", lambda: GATv2(IN, 2, heads=2), sparse=True, ways=ATTENTION),
+    Row("GATv2, no loops", lambda: GATv2(IN, 2, heads=2, self_loops=False), sparse=True, ways=ATTENTION),
     Row("GraphSAGE, mean", lambda: GraphSAGE(IN, 2), sparse=True),
     Row("GraphSAGE, wider", lambda: GraphSAGE(IN, 5), sparse=True),
     Row("GraphSAGE, sum", lambda: GraphSAGE(IN, 2, "sum"), sparse=True),
@@ -387,9 +393,9 @@ TABLE = [
         compiles=False,
     ),
     Row("Tagger", lambda: Tagger(GCN(IN, 4), mlp(4, 2)), ways=(), sparse=True),
-    Row("LuongAttention", lambda: SelfAttention(IN, IN)),
-    Row("BahdanauAttention", lambda: AdditiveSelfAttention(IN, IN, 4)),
-    Row("LuongAttention, dot", lambda: SelfAttention(IN, IN, "dot")),
+    Row("LuongAttention", lambda: SelfAttention(IN, IN), ways=ATTENTION),
+    Row("BahdanauAttention", lambda: AdditiveSelfAttention(IN, IN, 4), ways=ATTENTION),
+    Row("LuongAttention, dot", lambda: SelfAttention(IN, IN, "dot"), ways=ATTENTION),
     Row("RNN", lambda: RNN(IN, 4), **ON_CHAINS),
     Row("RNN, residual", lambda: RNN(IN, 4, num_layers=2, bidirectional=True, residual=True), **ON_CHAINS),
     Row("Jordan", lambda: Jordan(IN, 4, 2), **ON_CHAINS),
@@ -458,19 +464,21 @@ TABLE = [
         symmetric=False,
         **(ON_CHAINS | {"schedules": ("topological",)}),
     ),
-    Row("HAN", lambda: TypedHAN(IN, 2, TYPES, heads=2, attention_features=4), sparse=True),
+    Row("HAN", lambda: TypedHAN(IN, 2, TYPES, heads=2, attention_features=4), sparse=True, ways=ATTENTION),
     Row(
         "HAN, no loops",
         lambda: TypedHAN(IN, 2, TYPES, heads=2, attention_features=4, self_loops=False, bias=True),
         sparse=True,
+        ways=ATTENTION,
     ),
     Row("RelationWise", lambda: TypedRelations({TYPES[0]: GCN(IN, 2), TYPES[1]: GAT(IN, 2)}), sparse=True),
     Row(
         "RelationWise, attention",
         lambda: TypedRelations({kind: GAT(IN, 2, heads=2) for kind in TYPES}, SemanticAttention(4, 4)),
         sparse=True,
+        ways=ATTENTION,
     ),
-    Row("ContextAttention", lambda: ContextAttention(IN, 2)),
+    Row("ContextAttention", lambda: ContextAttention(IN, 2), ways=ATTENTION),
     Row("HierarchicalAttention", lambda: Nested(IN, 2), **ON_CHAINS),
     Row("GraphRecurrent", lambda: SpaceTimeRecurrent(GCN, "gru", IN, 4), takes=("edge_weight",), **IN_FRAMES),
     Row(

@@ -19,6 +19,7 @@ spmm = sys.modules["mpnn.engine.spmm"]
 @pytest.fixture(autouse=True, scope="module")
 def small_pieces():
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["mpnn.engine.small"], "FEW", -1)  # no graph is small
         patch.setattr(spmm, "LARGE", 0)
         patch.setattr(spmm, "FEW", 0)
         patch.setattr(mpnn.kernels, "PIECE", 12)

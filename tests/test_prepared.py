@@ -57,6 +57,23 @@ def test_a_second_call_finds_what_the_first_prepared_and_gives_the_same(edge_ind
     assert Sum()(x * 2, edge_index).flatten().tolist() == [0, 2, 8]
 
 
+LAYERS = {
+    "GCN": lambda: mpnn.nn.GCN(2, 3),
+    "GAT": lambda: mpnn.nn.GAT(2, 3, heads=2),
+    "GATv2": lambda: mpnn.nn.GATv2(2, 3, heads=2, self_loops=False),
+    "GraphSAGE": lambda: mpnn.nn.GraphSAGE(2, 3),
+    "GIN": lambda: mpnn.nn.GIN(torch.nn.Linear(2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_the_library_find_what_was_prepared(name, edge_index, monkeypatch):
+    layer, x = LAYERS[name](), torch.randn(3, 2, requires_grad=True)
+    expected = layer(x, edge_index)
+    monkeypatch.setattr("mpnn.message_passing.run", None)  # the general way
+    assert_same(layer(x, edge_index), expected, [x, *layer.parameters()])
+
+
 def test_edges_that_are_written_to_are_seen(edge_index, x):
     layer = Sum()
     prepared(layer, edge_index, x=x)
@@ -266,6 +283,8 @@ def test_there_is_a_double_backward(edge_index):
     assert again(layer, edge_index, None) is None
     assert torch.autograd.gradgradcheck(lambda x: layer(x, edge_index), (x,))
     assert again(layer, edge_index, None) is not None
+    gat, x = mpnn.nn.GAT(2, 2, heads=2).double(), normal(torch.Generator().manual_seed(0), 3, 2)
+    assert torch.autograd.gradgradcheck(lambda x: gat(x, edge_index), (x,))
 
 
 def test_autocast_narrows_products_and_the_sums_of_them(edge_index):

@@ -7,8 +7,8 @@ reference     everything                                   Python loops over nod
 wavefront     everything                                   one step a level, O(nodes + edges) time and memory
 spmm          one level of structured messages, summed     sparse products; nothing that is edges by features
               or averaged
-small         one level of few edges, messages of  torch's own operations; where each argument is, is worked out
-              layers without state                 once for a class and a graph
+small         one level of few edges, of messages  torch's own operations, and ordinary autograd
+              of their own or with attention
 packed        chains with a cell that torch has            torch's recurrent kernels on blocks of steps by chains
 ============= ============================================ ==========================================================
 """
@@ -26,14 +26,14 @@ from mpnn.engine.packed import described, not_packed, packed
 from mpnn.engine.prepared import Prepared, key
 from mpnn.engine.reference import reference
 from mpnn.engine.small import Small, not_small
-from mpnn.engine.spmm import spmm
+from mpnn.engine.spmm import Products
 from mpnn.engine.wavefront import wavefront
 from mpnn.graph import Size
 from mpnn.plan import notes
 
 __all__ = ["Call", "Result", "again", "choose", "engine", "rowwise", "run"]
 
-WAYS = {"reference": reference, "wavefront": wavefront, "spmm": spmm, "small": Small.run, "packed": packed}
+WAYS = {"reference": reference, "wavefront": wavefront, "spmm": Products.run, "small": Small.run, "packed": packed}
 
 _forced: str | None = None
 _recompute = False

@@ -118,19 +118,7 @@ class Call:
         return order(value) if order is not None and isinstance(value, Tensor) and value.dim() else value
 
     def check_state(self, new: tuple, count: int) -> None:
-        """Raises unless ``update`` gave a row a node for every state field."""
-        state, name = self.layer.state, type(self.layer).__name__
-        if state and len(new) != len(state):
-            raise ValueError(
-                f"{name}.update returned {len(new)} values, but the state has {len(state)} fields, {', '.join(state)}; "
-                "expected one value for each, in this order."
-            )
-        for field_name, value in zip(state or ("the result",) * len(new), new):
-            if value.shape[0] != count:
-                raise ValueError(
-                    f"{name}.update returned shape {tuple(value.shape)} for {field_name}, but {count} nodes fire; "
-                    "expected one row for each."
-                )
+        check_state(self.layer, new, count)
 
     def check_rows(self, argument: Argument, value: Any, count: int, what: str) -> Any:
         if isinstance(value, Tensor) and value.dim() and value.shape[0] != count:
@@ -152,12 +140,18 @@ class Call:
         )
 
 
-def check_returned(layer, hook: str, value: Any, count: int, what: str) -> None:
-    """Raises unless what a hook returned, a tensor or a tuple of them, has a row for each."""
-    for one in value if type(value) is tuple else (value,):
-        if one.shape[0] != count:
+def check_state(layer, new: tuple, count: int) -> None:
+    """Raises unless ``update`` gave a row a node for every state field."""
+    state, name = layer.state, type(layer).__name__
+    if state and len(new) != len(state):
+        raise ValueError(
+            f"{name}.update returned {len(new)} values, but the state has {len(state)} fields, {', '.join(state)}; "
+            "expected one value for each, in this order."
+        )
+    for field_name, value in zip(state or ("the result",) * len(new), new):
+        if value.shape[0] != count:
             raise ValueError(
-                f"{type(layer).__name__}.{hook} returned shape {tuple(one.shape)} for the result, but {count} {what}; "
+                f"{name}.update returned shape {tuple(value.shape)} for {field_name}, but {count} nodes fire; "
                 "expected one row for each."
             )
 

@@ -30,7 +30,7 @@ class _OneNode:
 def reference(call: Call) -> Result:
     """Nodes level by level, one at a time; a source fires new state to later levels and old state to all others.
 
-    A layer whose ``update`` looks at all nodes of a level says so by ``whole_frontiers = True``, and gets them at once.
+    A layer whose ``update`` looks at all nodes of a level says so by ``whole_frontiers``, and gets them at once.
     """
     layer, hooks, plan, state = call.layer, call.hooks, call.plan, call.layer.state
     level = plan.level.tolist()
@@ -72,7 +72,7 @@ def reference(call: Call) -> Result:
     fired = []
     for now in range(plan.num_levels):
         frontier = [i for i in range(plan.num_nodes) if level[i] == now]
-        together = [frontier] if getattr(layer, "whole_frontiers", False) or not frontier else [[i] for i in frontier]
+        together = [frontier] if layer.whole_frontiers or not frontier else [[i] for i in frontier]
         for nodes in together:
             fired.append(fire(nodes))
             new |= {i: tuple(value[k : k + 1] for value in fired[-1][1]) for k, i in enumerate(nodes)}

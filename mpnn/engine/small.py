@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mpnn import kernels
-from mpnn.engine.call import each
+from mpnn.engine.call import each, messages
 from mpnn.engine.prepared import Prepared
 from mpnn.plan import Edges
 
@@ -21,7 +21,7 @@ SHORT = 1 << 12  # numbers up to which a sum over segments is quicker than addin
 def not_small(layer, plan, only) -> str | None:
     """Why a pass is not run as one over a small graph, if so."""
     hooks = layer.hooks
-    if hooks.structured:
+    if hooks.structured and not hooks.attention:
         return "messages are a weight times a value, for which there are sparse products"
     if torch.compiler.is_compiling():
         return "a compiler traces it"
@@ -33,7 +33,7 @@ def not_small(layer, plan, only) -> str | None:
         return f"the aggregation is {'its own' if hooks.aggregate else repr(layer.aggr)}, not 'sum' or 'mean'"
     if hooks.edge_update or hooks.global_update:
         return "edges or graphs are updated, too"
-    if hooks.message[""].asks("graph") or hooks.update.asks("graph"):
+    if any(hook.asks("graph") for hook in (*hooks.on_edges(""), hooks.update)):
         return "a hook asks for a value of the graph"
     return None if plan.edges[""].src.is_cpu else "sums in a fixed order need a CPU"
 
@@ -42,11 +42,16 @@ class Small(Prepared):
     """Messages of all edges, then their sums, then the update of all nodes."""
 
     def __init__(self, layer, plan):
-        super().__init__(layer, plan, [layer.hooks.message[""], layer.hooks.update])
-        self.reduce = getattr(Few(plan.edges[""], type(layer).__name__), layer.aggr)
+        edges = plan.edges[""]
+        super().__init__(layer, plan, [*layer.hooks.on_edges(""), layer.hooks.update], edges.src, edges.dst)
+        self.segment = Few(edges, type(layer).__name__)
+        self.reduce, self.message = getattr(self.segment, layer.aggr), self.parts.get("message")
 
     def aggregated(self, layer, values: list) -> Tensor | tuple[Tensor, ...]:
-        return each(self.reduce, layer.message(*values))
+        if self.message is not None:
+            return each(self.reduce, layer.message(*values[self.message]))
+        given = {name: values[part] for name, part in self.parts.items()}
+        return self.reduce(messages(layer, layer.hooks, "", given, self.segment))
 
 
 class Few:
@@ -65,6 +70,11 @@ class Few:
         if values.requires_grad or values.numel() > SHORT or not values.is_floating_point():
             return values.new_zeros(self.num_nodes, *values.shape[1:]).index_add(0, self.index, values)
         return torch.segment_reduce(values, "sum", offsets=self.rowptr)  # the same, in the same order
+
+    def softmax(self, score: Tensor) -> Tensor:
+        top = torch.segment_reduce(score.detach(), "max", offsets=self.rowptr)
+        grown = (score - top.index_select(0, self.index)).exp()
+        return grown / self.sum(grown).index_select(0, self.index)
 
     def mean(self, values: Tensor) -> Tensor:
         total = self.sum(values)

@@ -172,7 +172,7 @@ def test_all_sentences_run_at_once_by_torchs_kernels():
         chain, size = data[level, "next", level].edge_index, data[level].num_nodes
         assert mpnn.explain(chain, layer.read[level], num_nodes=size).layers[""][1] == "packed"
     into = mpnn.explain(data[WORD].edge_index, layer.weigh["word"], num_nodes=(data["word"].num_nodes, 10))
-    assert into.layers[""][1] == "spmm"
+    assert into.layers[""][1] == "small"
 
 
 def test_every_way_of_running_agrees():
