@@ -3,6 +3,8 @@
 - ``propagate``: a layer that sums its neighbours, written on the hooks of mpnn and of torch_geometric, on a graph of 10
   nodes and 20 edges with 4 features. The reference is the gather and the ``index_add`` in plain torch.
 - ``backward``: the same, forward and backward.
+- ``GCN``, ``GAT``, ``GraphSAGE``, ``GIN``: a layer with the same weights in both libraries, forward and backward, on
+  the karate club of 34 nodes and 156 edges, 34 features in and 16 out; ``GCN-inference`` and so on, forward alone.
 - ``importing``: a fresh interpreter that imports mpnn, beside one that imports torch and torch_geometric, on which it
   stands.
 """
@@ -16,7 +18,7 @@ from functools import partial
 
 import torch
 from _harness import Case, Contender, Step, main, peer
-from torch import Tensor
+from torch import Tensor, nn
 
 import mpnn
 
@@ -100,6 +102,66 @@ def propagate_case(backward: bool, smoke: bool) -> Case:
     )
 
 
+# Layers on the karate club ------------------------------------------------------------------------------------------
+
+WIDTH = 16
+WEIGHTS = {  # our parameter's name: theirs
+    "GCN": {"linear.weight": "lin.weight", "bias": "bias"},
+    "GAT": {"linear.weight": "lin.weight", "att_src": "att_src", "att_dst": "att_dst", "bias": "bias"},
+    "GraphSAGE": {"neighbour.weight": "lin_l.weight", "neighbour.bias": "lin_l.bias", "own.weight": "lin_r.weight"},
+    "GIN": {"mlp.weight": "nn.weight", "mlp.bias": "nn.bias"},
+}
+
+
+def layers(name: str, width: int, cached: bool = False) -> tuple[nn.Module, nn.Module]:
+    """The layer here and in torch_geometric, with the same weights."""
+    theirs = peer("torch_geometric").nn
+    torch.manual_seed(0)
+    ours, other = {
+        "GCN": lambda: (mpnn.nn.GCN(width, WIDTH), theirs.GCNConv(width, WIDTH, cached=cached)),
+        "GAT": lambda: (mpnn.nn.GAT(width, WIDTH // 2, heads=2), theirs.GATConv(width, WIDTH // 2, heads=2)),
+        "GraphSAGE": lambda: (mpnn.nn.GraphSAGE(width, WIDTH), theirs.SAGEConv(width, WIDTH)),
+        "GIN": lambda: (mpnn.nn.GIN(nn.Linear(width, WIDTH)), theirs.GINConv(nn.Linear(width, WIDTH))),
+    }[name]()
+    mine, yours = dict(ours.named_parameters()), dict(other.named_parameters())
+    with torch.no_grad():
+        for here, there in WEIGHTS[name].items():
+            yours[there].copy_(mine[here].view_as(yours[there]))
+    return ours, other
+
+
+def layer_step(name: str, backward: bool, ours: bool, cached: bool = False) -> Step:
+    karate = peer("torch_geometric").datasets.KarateClub()[0]
+    layer = layers(name, karate.num_features, cached)[0 if ours else 1]
+    x = karate.x.clone().requires_grad_(backward)
+
+    def step():
+        x.grad = None
+        layer.zero_grad()
+        with torch.set_grad_enabled(backward):
+            out = layer(x, karate.edge_index)
+        if not backward:
+            return [out]
+        out.sum().backward()
+        return [out.detach(), x.grad]
+
+    return step
+
+
+def layer_case(name: str, backward: bool, smoke: bool) -> Case:
+    rows = [
+        Contender(f"mpnn, {name}", partial(layer_step, name, backward, True), "mpnn"),
+        Contender(f"torch_geometric, {name}", partial(layer_step, name, backward, False)),
+    ]
+    if name == "GCN":
+        rows.append(Contender("torch_geometric, cached", partial(layer_step, name, backward, False, True)))
+    what = "forward and backward" if backward else "forward, without gradients"
+    return Case(f"{name} on the karate club, 34 nodes, 156 edges; {what}.", rows, memory=False)
+
+
+# Import ---------------------------------------------------------------------------------------------------------------
+
+
 def fresh(statement: str) -> Step:
     """Runs a statement in a fresh interpreter."""
 
@@ -121,6 +183,8 @@ def import_case(smoke: bool) -> Case:
 CASES = {
     "propagate": partial(propagate_case, False),
     "backward": partial(propagate_case, True),
+    **{name: partial(layer_case, name, True) for name in WEIGHTS},
+    **{f"{name}-inference": partial(layer_case, name, False) for name in WEIGHTS},
     "importing": import_case,
 }
 
