@@ -141,6 +141,7 @@ def batches(expressions: list[Data], kind: str, size: int) -> list[Data]:
         view.place, view.root = view.place[asked], batch.root_mask[asked]
         view.y = evaluate(batch.x, batch.edge_index, batch.depth)[asked]
         view.depth = torch.stack([data.depth.max() for data in expressions[k : k + size]])
+        view.num_graphs = batch.num_graphs  # examples are expressions, in what is told of speed
         view.plan = mpnn.plan(view, "topological")
         made.append(view)
     return made

@@ -384,3 +384,20 @@ def test_a_script_is_caught_where_it_starts_to_train(harness):
     before = [parameter.detach().clone() for parameter in made.model.parameters()]
     made.step(next(iter(made.batches)))
     assert any(not torch.equal(a, b) for a, b in zip(before, made.model.parameters(), strict=True))
+
+
+def test_an_epoch_is_as_many_steps_as_there_are_batches(harness, monkeypatch):
+    import _epochs
+
+    class Steps:
+        batches = [torch.ones(10, 1)] * 4 + [torch.ones(5, 1)]
+
+        def step(self, batch):
+            clock[0] += len(batch) / 10
+
+    clock = [0.0]
+    monkeypatch.setattr(_epochs.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(_epochs, "BUDGET", 100.0)
+    assert _epochs.cost(Steps()) == pytest.approx((4.5, 45, 5))
+    monkeypatch.setattr(_epochs, "BUDGET", 1.5)
+    assert _epochs.cost(Steps()) == pytest.approx((5.0, 50, 5))  # two batches of ten seen, of five

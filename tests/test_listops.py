@@ -9,6 +9,7 @@ from run_scripts import load
 from torch_geometric.data import Batch
 
 from mpnn.expressions import OPERATORS, TOKENS, evaluate, random_expression, to_text
+from mpnn.train import examples
 
 MEANING = {"MAX": max, "MIN": min, "MED": lambda v: int(statistics.median(v)), "SM": lambda v: sum(v) % 10}
 
@@ -115,3 +116,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(listops, tmp_path, mon
         patch.setattr(listops, "right", killed)
         weights(tmp_path / "killed.pt")
     assert torch.equal(weights(tmp_path / "killed.pt", seed=1), whole)  # all that counts is in the checkpoint
+
+
+def test_examples_are_expressions(listops):
+    expressions = listops.draw(replace(listops.Config(), depth=2, beyond=0, train=30, test=10))["train"]
+    for kind in ("tree-lstm", "lstm"):
+        assert [examples(batch) for batch in listops.batches(expressions, kind, 25)] == [25, 25, 10]
