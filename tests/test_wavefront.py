@@ -1,6 +1,7 @@
 """mpnn.engine.wavefront: computing again instead of keeping, and gradients whose memory is shared."""
 
 import gc
+import sys
 import weakref
 
 import pytest
@@ -179,6 +180,45 @@ def test_computing_again_ends_with_its_block():
     assert len(calls) == 4
 
 
+# Fields cut into levels -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[0, 1 << 40], ids=["cut by the buffer", "cut by torch"])
+def cut(request, monkeypatch):
+    """Who cuts fields into levels, however narrow they are."""
+    monkeypatch.setattr(sys.modules["mpnn.engine.wavefront"], "NARROW", request.param)
+
+
+@pytest.mark.usefixtures("cut")
+@pytest.mark.parametrize("schedule", [topological, DOWN], ids=repr)
+@pytest.mark.parametrize("name", CELLS)
+def test_fields_have_their_gradients_whoever_cuts_them(name, schedule):
+    layer = CELLS[name]()
+    edge_index, fields, leaves = setting(layer)
+    expected = propagate("reference", layer, edge_index, schedule, fields)
+    found = propagate("wavefront", layer, edge_index, schedule, fields)
+    for _ in range(2):
+        assert_same(found, expected, leaves)
+
+
+def test_wide_fields_are_cut_by_the_buffer_and_narrow_ones_by_torch():
+    class Both(mpnn.MessagePassing):
+        state, hidden_features = ("h",), 1
+
+        def message(self, h_j):
+            return h_j
+
+        def update(self, wide, narrow, message):
+            found.append((wide.grad_fn.name(), narrow.grad_fn.name()))
+            return message + wide.sum(1, keepdim=True) + narrow
+
+    found, chain = [], torch.tensor([[0, 1], [1, 2]])
+    fields = {"wide": torch.ones(3, 5000, requires_grad=True), "narrow": torch.ones(3, 1, requires_grad=True)}
+    propagate("wavefront", Both(), chain, topological, fields)
+    assert [narrow for _, narrow in found] == ["SplitWithSizesBackward0"] * 3
+    assert [wide for wide, _ in found] == ["_OpenBackward", "_StepBackward", "_StepBackward"]
+
+
 # Gradients whose memory is shared -------------------------------------------------------------------------------------
 
 
@@ -222,6 +262,7 @@ GRAPHS = {
 }
 
 
+@pytest.mark.usefixtures("cut")
 @pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
 @pytest.mark.parametrize("schedule", [topological, DOWN], ids=repr)
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -267,6 +308,7 @@ def test_a_gradient_that_a_hook_on_a_tensor_keeps_stays_as_it_was(schedule):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.usefixtures("cut")
 @pytest.mark.parametrize("schedule", [topological, DOWN], ids=repr)
 def test_gradients_that_pile_up_in_leaves_are_not_the_buffers(schedule):
     """``backward`` keeps what it is handed where it can; adding to that must not change another gradient."""
@@ -299,6 +341,7 @@ def test_a_pass_that_is_over_holds_no_gradients():
     assert after == before
 
 
+@pytest.mark.usefixtures("cut")
 def test_a_way_back_from_the_middle_of_a_pass_leaves_0_at_later_levels():
     class Running(mpnn.MessagePassing):
         state, hidden_features = ("h",), WIDTH

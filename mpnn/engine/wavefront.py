@@ -8,7 +8,8 @@ row add up in one gradient buffer; a level takes its slice out of it, and from t
 of the state from before the pass. Between these three, everything is ordinary autograd.
 
 What hooks ask for beside the state, such as products with the inputs, is cut into levels by the same functions: a
-level's part of its gradient goes straight to its place, and nothing is kept to be joined at the end.
+level's part of its gradient goes straight to its place, and nothing is kept to be joined at the end. Where levels are
+narrow it is torch that cuts, as a call costs more there than the joining.
 
 Where the sources of a level's edges stand side by side in the buffer, as on chains, they are not copied out of it: what
 is read shares its memory, which no later level writes to.
@@ -16,9 +17,10 @@ is read shares its memory, which no later level writes to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -26,12 +28,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mpnn import kernels
-from mpnn.engine.call import Call, Result, Rowwise, aggregate, call_hook, each, joined, messages, tuple_of
+from mpnn.engine.call import Call, Result, Rowwise, aggregate, each, joined, messages, tuple_of
 from mpnn.hooks import Argument, Hook
 
 PATH = "the wavefront"
+NARROW = 1 << 12  # numbers of a column in a level, below which it is torch that cuts the column
 
 
+_VERSION = attrgetter("_version")  # how often a tensor was written to
 Rows = Tensor | slice  # of the buffer: any, or some that stand side by side
 
 
@@ -51,6 +55,7 @@ class _Buffer:
         self.column_grad: list[Tensor | None] = []
         self.task = None
         self.lent: list[Tensor] = []  # what was read last and shares memory with the buffer
+        self.watched = True  # whether torch counts what is written to a tensor
 
     def open(self, initial: tuple[Tensor, ...]) -> None:
         """Makes room for the state. What it is before the pass counts only where an edge reads it."""
@@ -60,6 +65,7 @@ class _Buffer:
             if self.keeps_old:
                 self.data[-1].copy_(value)
         self.before = list(initial) if self.stays and self.keeps_old else []
+        self.watched = not any(value.is_inference() for value in [*self.data, *(c.values for c in self.columns)])
 
     def write(self, level: int, values: tuple[Tensor, ...]) -> None:
         start, stop = self.bounds[level : level + 2]
@@ -67,39 +73,41 @@ class _Buffer:
             field[start:stop].copy_(value)
 
     def read(self, level: int) -> list[Tensor]:
-        """What a level asks for: rows of the state for each edge type, then its slice of each column."""
-        if level + 1 == len(self.bounds):
-            return []
-        read = [self._rows(k, source.rows[level]) for source in self.sources for k in source.fields]
-        return read + [self._lend(column.values, *column.bounds[level : level + 2]) for column in self.columns]
+        """What a level asks for: rows of the state for each edge type, then its slice of each column.
 
-    def _rows(self, k: int, rows: Rows) -> Tensor:
-        data = self.data[k]
-        return self._lend(data, rows.start, rows.stop) if type(rows) is slice else data.index_select(0, rows)
-
-    def _lend(self, data: Tensor, start: int, stop: int) -> Tensor:
-        """Some rows in the same memory: no view to autograd, which would take every write to another level for a change
-        of these rows.
+        Some rows that stand side by side are lent in the same memory: no view to autograd, which would take every write
+        to another level for a change of these rows.
         """
-        lent = data[start:stop].data
-        self.lent.append(lent)
-        return lent
+        read, lent = [], []
+        if level + 1 == len(self.bounds):
+            return read
+        for source in self.sources:
+            rows = source.rows[level]
+            for k in source.fields:
+                if type(rows) is slice:
+                    lent.append(self.data[k][rows].data)
+                    read.append(lent[-1])
+                else:
+                    read.append(self.data[k].index_select(0, rows))
+        columns = [column.values[column.bounds[level] : column.bounds[level + 1]].data for column in self.columns]
+        self.lent = lent + columns
+        return read + columns
 
     def check_lent(self) -> None:
         """Raises if a hook has written to what it was lent."""
-        if any(not lent.is_inference() and lent._version for lent in self.lent):
+        if self.watched and any(map(_VERSION, self.lent)):
             raise RuntimeError(
                 "a hook wrote in place to what it was given (h_j or the like), which shares memory with the state or "
                 "the field itself; expected a new tensor. Use the operation without the trailing underscore, or "
                 "inplace=False."
             )
-        self.lent.clear()
+        self.lent = []
 
     @torch.no_grad()
     def read_again(self, level: int) -> list[Tensor]:
         """What a level read, once the pass is over."""
         read = iter(self.read(level))
-        self.lent.clear()
+        self.lent = []
         if not self.keeps_old:
             return list(read)
         again = []
@@ -369,9 +377,16 @@ class _Column:
     def __init__(self, values: Tensor, bounds: list[int]):
         self.values, self.shape, self.bounds = values, values.shape, bounds
         self.with_gradient = values.requires_grad and torch.is_grad_enabled()
+        self.parts: Sequence[Tensor] | None = None  # where torch has cut it
         self.lent: Tensor | None = None  # of the level that is running
 
+    def split(self) -> None:
+        """Lets torch cut it, which costs less a level, but joins the gradients of all levels at the end."""
+        self.parts = self.values.split([stop - start for start, stop in pairwise(self.bounds)])
+
     def __getitem__(self, level: int) -> Tensor:
+        if self.parts is not None:
+            return self.parts[level]
         if self.lent is not None:
             return self.lent
         start, stop = self.bounds[level : level + 2]
@@ -526,7 +541,7 @@ class Wavefront:
     def run(self) -> Result:
         update = self.hooks.update
         self.on_edges = {
-            kind: (self.call.message_name(kind), segments(self.plan, kind), self.edge_columns(kind))
+            kind: (self.call.message_name(kind), segments(self.plan, kind), self.sender(kind))
             for kind in self.plan.edges
         }
         self.own = [a.name if a.role == "message" else self.column(update, a, "") for a in update.arguments]
@@ -542,6 +557,11 @@ class Wavefront:
         kept = []
         sources = [source for source in self.sources if source.fields]
         columns = [column for column in self.columns.values() if getattr(column, "with_gradient", False)]
+        if not self.recompute:
+            for column in columns:
+                if column.values.numel() < NARROW * self.plan.num_levels:
+                    column.split()
+            columns = [column for column in columns if column.parts is None]
         self.buffer = _Buffer(self.plan, sources, columns, self.recompute)
         initial = [self.in_level_order(self.call.fields[name]) for name in self.layer.state]
         self.random, fire = _Random(self.plan.level.device), self.fire_lightly if self.recompute else self.fire
@@ -567,17 +587,30 @@ class Wavefront:
     def fire(self, level: int) -> tuple[tuple, dict, dict]:
         """The hooks on one frontier: its new state, the messages into it by edge type, and what they add up to."""
         got, sent = {}, {}
-        for kind, (name, frontiers, hooks) in self.on_edges.items():
+        for kind, (name, frontiers, send) in self.on_edges.items():
             if name in self.optional and not self.plan.edges[kind].counts[level]:
                 got[name] = None
                 continue
-            arguments = {hook: [column[level] for column in columns] for hook, columns in hooks.items()}
-            sent[kind] = messages(self.layer, self.hooks, kind, arguments, frontiers[level])
+            sent[kind] = send(level)
             got[name] = aggregate(self.layer, sent[kind], frontiers[level])
         own = [got[column] if type(column) is str else column[level] for column in self.own]
-        new = tuple_of(call_hook(self.layer, self.hooks.update, own))
+        new = tuple_of(self.layer.update(*own))
         self.call.check_state(new, self.plan.node_counts[level])
         return new, sent, got
+
+    def sender(self, kind: str) -> Callable[[int], Any]:
+        """What makes the messages of a level's edges of one type."""
+        columns, frontiers = self.edge_columns(kind), segments(self.plan, kind)
+        if self.hooks.structured:
+
+            def send(level: int) -> Any:
+                arguments = {hook: [column[level] for column in given] for hook, given in columns.items()}
+                return messages(self.layer, self.hooks, kind, arguments, frontiers[level])
+
+            return send
+        hook = self.hooks.message[kind].name
+        message, given = getattr(self.layer, hook), columns[hook]
+        return lambda level: message(*[column[level] for column in given])
 
     def fire_lightly(self, level: int) -> tuple[tuple, dict, dict]:
         """The same, but what autograd would keep is computed again on the way back, from the states."""
