@@ -16,12 +16,12 @@ than 5 in training are one word.
 The last 400 words of a review are read unless told otherwise, in five epochs over which the learning rate falls to 0,
 with averaged words in 20; the epoch is chosen by accuracy.
 
-Found on movie-reviews, over the ten folds: ``han`` 83.3 +- 2.2 percent, ``average`` 84.4 +- 1.5, ``bilstm`` 80.5 +- 2.4.
+Found on movie-reviews, ten folds: ``han`` 83.3 +- 2.2 percent, ``average`` 84.4 +- 1.5, ``bilstm`` 80.5 +- 2.4.
 Attention is 2.8 +- 1.0 above the flat LSTM and, within what ten folds tell, level with averaged words (1.1 +- 0.9
-below). A logistic regression on tf-idf weights has 84.9 +- 2.4 with as many words and 87.7 +- 2.2 with all; with all
-words and eight epochs ``han`` had 87.5 on the first fold, where that regression has 85.5. On imdb-reviews, three runs:
-``han`` 32.1 +- 1.0 percent and mse 4.45, ``average`` 31.4 +- 0.6 and 4.65, ``bilstm`` 29.1 +- 0.4 and 4.63; the
-regression, on all words, 29 to 31 percent and 4.5 to 7.1, by its penalty. All takes about 20 minutes of processor time.
+below). A logistic regression on tf-idf weights has 84.9 +- 2.4 with as many words, and 87.7 +- 2.2 with all. On
+imdb-reviews, three runs: ``han`` 32.1 +- 1.0 percent and mse 4.45, ``average`` 31.4 +- 0.6 and 4.65, ``bilstm`` 29.1 +-
+0.4 and 4.63; the regression, on all words, 29 to 31 percent and 4.5 to 7.1, by its penalty. All takes about 20 minutes
+of processor time.
 Killed runs go on where they were::
 
     mpnn run documents --json out/documents.json
