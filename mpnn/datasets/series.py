@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import lzma
 import math
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ def column(text: str, name: str = "series") -> Data:
         >>> column("86\\n141\\n").x.tolist()
         [[86.0], [141.0]]
     """
-    return series([[_number(line, name, k)] for k, line in enumerate(text.splitlines(), start=1)])
+    return series([[_number(line.rstrip("\r\n"), name, k)] for k, line in enumerate(io.StringIO(text), start=1)])
 
 
 def table(text: str, name: str = "series") -> Data:
@@ -57,7 +58,7 @@ def table(text: str, name: str = "series") -> Data:
         >>> data.x.shape, data.columns, data.date
         (torch.Size([2, 1]), ['Sunspots'], ['1749-01', '1749-02'])
     """
-    (_, *columns), *lines = [line for line in csv.reader(text.splitlines()) if line]
+    (_, *columns), *lines = [line for line in csv.reader(io.StringIO(text)) if line]
     for k, line in enumerate(lines, start=2):
         if len(line) != len(columns) + 1:
             raise ValueError(

@@ -15,6 +15,7 @@ view                             nodes                         edges            
 from __future__ import annotations
 
 import csv
+import io
 import lzma
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def parse(text: str) -> list[Data]:
         >>> pair.word, pair.edge_index.tolist(), pair.root_index.tolist()
         (['Dogs', 'run', 'Run'], [[0], [1]], [1, 2])
     """
-    rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
     return [_pair(row) for row in rows]
 
 

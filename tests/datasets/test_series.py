@@ -15,6 +15,12 @@ def test_a_table_gives_all_its_columns_and_the_dates():
     assert data.columns == ["load", "oil"] and data.date == ["1990-01", "1990-02"]
 
 
+def test_a_line_ends_at_its_newline_whatever_stands_in_it():
+    assert column("3\r\n1\r\n").x.tolist() == [[3.0], [1.0]] and table("T,a\u2028b\r\n1,5\r\n").columns == ["a\u2028b"]
+    with pytest.raises(ValueError, match=r"line 2 has '1\\x0c2'"):
+        column("3\n1\x0c2\n")
+
+
 def test_what_is_no_number_is_refused_with_its_line():
     for text in ("?0.2", "", "nan", "inf"):
         with pytest.raises(ValueError, match=r"temp.csv: line 3 has '.*'; expected a finite number"):

@@ -34,6 +34,14 @@ def test_a_pair_is_one_graph_of_two_dependency_trees():
     assert second.entailment.tolist() == [2]
 
 
+def test_a_line_ends_at_its_newline_whatever_stands_in_a_word():
+    odd = ("two\x0cpages two\u2028lines", "2 0", "x root", "3 3 0")
+    text = table(("3.5", "NEUTRAL", odd, ONE), ("4", "NEUTRAL", ONE, SHORT))
+    for lines in (text, text + "\n", text.replace("\n", "\r\n")):
+        first, second = sick.parse(lines)
+        assert (first.word, second.word) == (["two\x0cpages", "two\u2028lines", "Run"], ["Run", "Dogs", "run"])
+
+
 def test_phrases_are_binary_trees_whose_leaves_read_in_order_are_the_words():
     for a, b in [(LONG, SHORT), (SHORT, LONG), (ONE, LONG), (LONG, ONE), (ONE, ONE), (RIGHT_FIRST, SHORT)]:
         pair = one(a, b)
