@@ -15,6 +15,7 @@ with characters alone and two minutes with words::
 from __future__ import annotations
 
 import importlib.util
+import io
 import lzma
 import shutil
 import time
@@ -117,7 +118,7 @@ class Corpus:
 
 def given_words(dataset: str) -> list[str]:
     text = lzma.decompress(mpnn.datasets.files(dataset)["lexicon.txt.xz"].read_bytes()).decode("utf-8")
-    return [line.split()[0] for line in text.splitlines()]
+    return [line.split()[0] for line in io.StringIO(text)]  # a line ends at its newline, whatever stands in it
 
 
 class ByLength:
@@ -207,40 +208,31 @@ def train(config: Config, corpus: Corpus, model: Tagger, checkpoint: Path) -> di
 
 
 def speeds(config: Config, corpus: Corpus, kind: str) -> dict[str, float]:
-    """Sentences a second of the processor's time, with 32 in a batch and with one, from the numbered lattices on:
-    training (loss, gradient and step) and tagging. The batches are three out of all training sentences by length; one
-    by one, every fourth of their sentences."""
+    """Sentences a second, with 32 in a batch and with one, from the numbered lattices on: training, as ``fit`` counts
+    them, and tagging; the best of several times, for other programs slow some. The sentences are three batches out of
+    all of training by length; one by one, every fourth of them."""
     model = Tagger(corpus, kind, config)
-    optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
     batches = list(ByLength(corpus.train, 32, shuffle=False))
     chosen, times = ((2,), 1) if config.smoke else ((1, 2, 3), 5)
-    quarters = [batches[k * len(batches) // 4] for k in chosen]
-
-    def step(batch):
-        optimizer.zero_grad()
-        model.loss(batch).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-
+    numbers = [batches[k * len(batches) // 4] for k in chosen]
     out = {"lattices": round(corpus.lattices_a_second, 1)}
-    for task, what in (("train", step), ("tag", torch.no_grad()(model.tags))):
-        model.train(task == "train")
-        for size, some in ((32, quarters), (1, [[k] for batch in quarters for k in batch[::4]])):
-            sentences = [[corpus.train[k] for k in batch] for batch in some]
-            took = sum(least_seconds(what, each, times) for each in sentences)
-            out[f"{task}_{size}"] = round(sum(map(len, some)) / took, 1)
-        out[f"{task}_ratio"] = round(out[f"{task}_32"] / out[f"{task}_1"], 2)
-    return out
+    for size, step in ((32, 1), (1, 4)):
+        loader = corpus.loader([corpus.train[k] for batch in numbers for k in batch[::step]], size)
+        optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
+        done = fit(
+            model, loader, lambda net, batch: net.loss(batch), lambda net: {"val": 0.0}, optimizer, times, clip=CLIP
+        )
+        out[f"train_{size}"] = round(done.examples / min(done.seconds), 1)
+        out[f"tag_{size}"] = round(done.examples / min(tagging_seconds(model, loader) for _ in range(times)), 1)
+    return out | {f"{task}_ratio": round(out[f"{task}_32"] / out[f"{task}_1"], 2) for task in ("train", "tag")}
 
 
-def least_seconds(what, sentences: list[HeteroData], times: int) -> float:
-    """The least of several times that a batch takes on the processor, for other programs slow some."""
-    took = []
-    for _ in range(times):
-        began = time.process_time()
-        what(collate(sentences, exclude_keys=["token"]))
-        took.append(time.process_time() - began)
-    return min(took)
+@torch.no_grad()
+def tagging_seconds(model: Tagger, loader: DataLoader) -> float:
+    began = time.perf_counter()
+    for batch in loader:
+        model.tags(batch)
+    return time.perf_counter() - began
 
 
 def experiment(config: Config, corpus: Corpus, kind: str) -> dict:
@@ -262,7 +254,7 @@ def experiment(config: Config, corpus: Corpus, kind: str) -> dict:
     speed = speeds(config, corpus, kind)
     shutil.rmtree(checkpoints)
     training, tagging = (f"{speed[f'{task}_32']:.0f} and {speed[f'{task}_1']:.0f}" for task in ("train", "tag"))
-    print(f"  sentences a processor second, batches of 32 and of 1: {training} in training, {tagging} in tagging")
+    print(f"  sentences a second in batches of 32 and of 1: {training} in training, {tagging} in tagging")
     more = {name: round(fmean(each[name] for each in about), 2) for name in about[0]}
     published = PUBLISHED[config.dataset][kind]
     return report(

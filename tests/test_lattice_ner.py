@@ -83,8 +83,9 @@ def test_words_add_what_the_difference_seed_by_seed_says(script, capsys):
 
 def test_speeds_are_of_training_and_tagging(script, corpus):
     out = script.speeds(script.Config(smoke=True, hidden=8), corpus, "character")
-    assert out["tag_32"] > out["tag_1"] > 0 and out["tag_32"] > out["train_32"] > 0
+    assert out["tag_32"] > out["tag_1"] > 0 and out["train_32"] > out["train_1"] > 0
     assert out["tag_ratio"] == pytest.approx(out["tag_32"] / out["tag_1"], rel=0.01)
+    assert out["train_ratio"] == pytest.approx(out["train_32"] / out["train_1"], rel=0.01)
 
 
 def test_the_lattice_of_a_sentence_is_drawn(script, corpus, tmp_path):
