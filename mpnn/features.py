@@ -79,16 +79,17 @@ class Linear(nn.Linear):
         check_features(type(self).__name__, x, self.in_features)
         return linear(x, self.weight, self.bias)
 
-    def product(self, x: Tensor) -> Tensor:
-        """``x W^T``, without the bias."""
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x W^T``, without the layer's own bias; plus another, if given."""
         check_features(type(self).__name__, x, self.in_features)
         if not is_sparse(x):
-            return linear(x, self.weight)
+            return linear(x, self.weight, bias)
         if x.layout is not torch.sparse_csr:
             raise ValueError(
                 f"Linear: x has layout {x.layout}; expected a dense or a sparse CSR tensor. Pass x.to_sparse_csr()."
             )
-        return weighted_sum(*_bag(x), self.weight.t())
+        product = weighted_sum(*_bag(x), self.weight.t())
+        return product if bias is None else product + bias
 
     def shift(self, x: Tensor) -> Tensor:
         """``x + b``."""

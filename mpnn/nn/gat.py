@@ -177,5 +177,6 @@ class GATv2(_Attention):
         return self.propagate(graph, x=source, target=target, hidden=hidden)
 
     def attention(self, x_j, target_i, hidden):
-        score = torch.einsum("ekf,kf->ek", F.leaky_relu(x_j + target_i, self.negative_slope), self.att)
+        ends = F.leaky_relu(x_j + target_i, self.negative_slope, inplace=True)  # (E, K, F), in one tensor
+        score = torch.einsum("ekf,kf->ek", ends, self.att)
         return score if hidden is None else score + hidden

@@ -70,11 +70,10 @@ class GraphSAGE(MessagePassing):
         linear_first = self.aggr in ("sum", "mean") and (is_sparse(source) or self.out_features < self.in_features)
         if linear_first:  # the product commutes with sums; this way less travels
             message = self.propagate(edge_index, x=(self.neighbour.product(source), target), num_nodes=size)
-            message = self.neighbour.shift(message)
         else:
             check_dense(f"GraphSAGE with aggr={self.aggr!r}", source)
-            message = self.neighbour(self.propagate(edge_index, x=(source, target), num_nodes=size))
-        return message + self.own(target)
+            message = self.neighbour.product(self.propagate(edge_index, x=(source, target), num_nodes=size))
+        return self.own.product(target, self.neighbour.bias).add_(message)
 
     def __repr__(self) -> str:
         return f"GraphSAGE({self.in_features}, {self.out_features}, aggr={self.aggr!r})"
