@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ class Loose:
         return values
 
     unplace = place
+
+    def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """``make()``; nothing is kept while a compiler traces."""
+        return make()
 
 
 def refuse_double_backward(path: str) -> None:
@@ -245,18 +250,23 @@ def in_pieces(edges: Edges, function: Callable, values: list, ends: list[str]) -
 
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, value, edges):
-        ctx.edges = edges
+    def forward(ctx, weight, value, edges, over=None):
+        ctx.edges, ctx.over = edges, over
         ctx.save_for_backward(weight, value if ctx.needs_input_grad[0] else None)
         if weight is not None and weight.dim() == 2:
             return _product_by_head(edges, False, weight, value)
-        return _product(edges, (edges.rowptr, edges.src), None if weight is None else weight.contiguous(), value)
+        if ctx.needs_input_grad[1] and not ctx.needs_input_grad[0] and "transpose" not in edges.memo:
+            edges.transpose if weight is None else edges.turned(weight)  # now, before a step's memory is in the way
+        weight = None if weight is None else weight.contiguous()
+        total = _product(edges, (edges.rowptr, edges.src), weight, value)
+        return total if over is None else total.div_(over)
 
     @staticmethod
     def backward(ctx, grad):
         refuse_double_backward("mpnn's sparse products")
         weight, value = ctx.saved_tensors
         edges, grad_weight, grad_value = ctx.edges, None, None
+        grad = grad if ctx.over is None else grad / ctx.over
         if ctx.needs_input_grad[1]:
             if weight is not None and weight.dim() == 2:
                 grad_value = _product_by_head(edges, True, weight, grad)
@@ -265,7 +275,7 @@ class _WeightedSum(torch.autograd.Function):
                 grad_value = _product(edges, edges.transpose, turned, grad)
         if ctx.needs_input_grad[0]:
             grad_weight = _sampled(edges, grad, value)
-        return grad_weight, grad_value, None
+        return grad_weight, grad_value, None, None
 
 
 def _sampled(edges: Edges, rows: Tensor, cols: Tensor) -> Tensor:
@@ -302,6 +312,20 @@ def weighted_sum(edges: Edges | Loose, weight: Tensor | None, value: Tensor) -> 
         if weight.dim() == 2:
             return _WeightedSum.apply(weight, value, edges)
     return shaped(_WeightedSum.apply(weight, flat(value), edges), value)
+
+
+def weighted_mean(edges: Edges | Loose, weight: Tensor | None, value: Tensor) -> Tensor:
+    """``weighted_sum`` over the number of edges into each node; 0 for a node without edges."""
+    if weight is None and not isinstance(edges, Loose) and _divides(edges, value):
+        return shaped(_WeightedSum.apply(None, flat(value), edges, degree(edges, value)[:, None]), value)
+    mean = mean_weight(edges, value)
+    return weighted_sum(edges, mean if weight is None else weigh(mean, weight), value)
+
+
+def _divides(edges: Edges, value: Tensor) -> bool:
+    """Whether the sums are fewer numbers than weights would be, and do not overflow where means do not."""
+    few = edges.num_dst * math.prod(value.shape[1:]) <= len(edges)
+    return few and value.dtype in (torch.float32, torch.float64)
 
 
 def degree(edges: Edges | Loose, like: Tensor) -> Tensor:

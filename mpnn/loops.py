@@ -52,10 +52,11 @@ class _Looped:
     def _with_loops(self, edge_index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The edges that are no loops, each node's own loop, the order of all by target, the edges in this order."""
         src, dst = edge_index.flip(0) if self.turned else edge_index
-        loops = src == dst
-        node = torch.arange(self.num_nodes, device=src.device)
-        kept = (~loops).nonzero().flatten()
-        own = _last_loop(src, loops, self.num_nodes)
+        loops, node = src == dst, torch.arange(self.num_nodes, device=src.device)
+        if bool(loops.any()):
+            kept, own = (~loops).nonzero().flatten(), _last_loop(src, loops, self.num_nodes)
+        else:
+            kept, own = torch.arange(self.given, device=src.device), torch.full_like(node, self.given)
         target, order = torch.sort(torch.cat([dst[kept], node]), stable=True)
         return kept, own, order, torch.stack([torch.cat([src[kept], node])[order], target])
 

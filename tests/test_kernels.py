@@ -117,6 +117,24 @@ def test_mean_weights_of_a_node_are_one_over_its_edges(kind, graph):
     assert_close(kernels.mean_weight(edges, expected.new_zeros(graph.num_nodes, 3)), expected, "mean")
 
 
+@pytest.mark.parametrize("kind", ["sorted", "loose"])
+@RUNS
+@given(graph=digraphs(), shape=st.sampled_from([(1,), (5,), (2, 3)]), weighted=st.booleans())
+def test_a_mean_is_the_sum_over_the_number_of_edges(kind, graph, shape, weighted):
+    edges, generator = edges_of(graph, kind), torch.Generator().manual_seed(0)
+    x = normal(generator, graph.num_nodes, *shape)
+    weight = normal(generator, len(edges)) if weighted else None
+    count = torch.bincount(edges.dst.long(), minlength=graph.num_nodes).clamp(min=1)
+    expected = kernels.weighted_sum(edges, weight, x) / count.view(-1, *(1,) * len(shape))
+    assert_same(kernels.weighted_mean(edges, weight, x), expected, [x] + [weight] * weighted)
+
+
+def test_a_mean_with_fewer_rows_than_edges_makes_no_weights():
+    edges = mpnn.plan(GRAPH).edges[""]
+    kernels.weighted_mean(edges, None, torch.ones(5, 1, dtype=torch.float64, requires_grad=True)).sum().backward()
+    assert not {"turned", ("mean", torch.float64)} & set(edges.memo)
+
+
 def test_permute_and_its_gradient_undo_each_other():
     order, x = torch.tensor([2, 0, 3, 1]), normal(torch.Generator().manual_seed(0), 4, 3)
     back = torch.empty(4, dtype=torch.long).scatter_(0, order, torch.arange(4))
@@ -134,6 +152,9 @@ OPERATIONS = {
     "weighted sum": (lambda edges, w, x: kernels.weighted_sum(edges, w, x), [(7,), (5, 3)]),
     "weighted sum of wide rows": (lambda edges, w, x: kernels.weighted_sum(edges, w, x), [(7,), (5, 81)]),
     "weighted sum with heads": (lambda edges, w, x: kernels.weighted_sum(edges, w, x), [(7, 2), (5, 2, 3)]),
+    "mean of narrow rows": (lambda edges, x: kernels.weighted_mean(edges, None, x), [(5, 1)]),
+    "mean of wide rows": (lambda edges, x: kernels.weighted_mean(edges, None, x), [(5, 3)]),
+    "weighted mean": (lambda edges, w, x: kernels.weighted_mean(edges, w, x), [(7,), (5, 1)]),
     "segment sum": (lambda edges, v: kernels.segment_sum(edges, v), [(7, 3)]),
     "segment sum of wide rows": (lambda edges, v: kernels.segment_sum(edges, v), [(7, 9)]),
     "in pieces": (

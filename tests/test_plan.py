@@ -2,6 +2,7 @@
 
 import gc
 import pickle
+import sys
 import weakref
 
 import pytest
@@ -204,6 +205,31 @@ def test_the_order_by_source_is_kept_from_the_second_time_on():
     assert "by source" not in edges.memo and edges.transpose is edges.transpose
     second = edges.by_source
     assert torch.equal(first, second.long()) and edges.by_source is second
+
+
+def test_of_an_undirected_graph_one_list_of_neighbours_is_kept():
+    edges = mpnn.plan(torch.tensor([[0, 0, 1, 1, 2, 2], [1, 2, 0, 2, 0, 1]]), num_nodes=3).edges[""]
+    colptr, dst = edges.transpose
+    assert dst is edges.src and torch.equal(colptr, edges.rowptr)
+    edges = mpnn.plan(torch.tensor([[0, 1], [1, 2]]), num_nodes=3).edges[""]
+    assert edges.transpose[1].tolist() == [1, 2] and edges.src.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_planning_a_large_graph_set_aside_is_given_back(large, monkeypatch):
+    module, calls = sys.modules[mpnn.plan.__module__], []
+    monkeypatch.setattr(module, "LARGE", 4 if large else 5)
+    monkeypatch.setattr(module, "_trim", calls.append)
+    edges = mpnn.plan(torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]]), num_nodes=4).edges[""]
+    assert calls == [0] * large
+    edges.transpose  # noqa: B018 (sorts by source)
+    assert calls == [0, 0] * large
+
+
+def test_where_the_system_takes_no_memory_back_nothing_is_asked_of_it(monkeypatch):
+    module = sys.modules[mpnn.plan.__module__]
+    monkeypatch.setattr(module, "_trim", None)
+    module.give_back()
 
 
 def test_on_a_chain_the_layout_is_that_of_a_packed_sequence():

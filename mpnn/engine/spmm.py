@@ -25,11 +25,8 @@ class Products(Prepared):
 
     def aggregated(self, layer, values: list) -> Tensor:
         weight = weights(layer, layer.hooks, lambda hook: self.at_edges(layer, hook, values), Whole(self.edges))
-        value = values[0]
-        if layer.aggr == "mean":
-            mean = kernels.mean_weight(self.edges, value)
-            weight = mean if weight is None else kernels.weigh(mean, weight)
-        return kernels.weighted_sum(self.edges, weight, value)
+        summed = kernels.weighted_mean if layer.aggr == "mean" else kernels.weighted_sum
+        return summed(self.edges, weight, values[0])
 
     def at_edges(self, layer, hook: Hook, values: list) -> Any:
         """What a hook gives for the edges: piece by piece, if what it asks for is too large to be gathered at once."""
