@@ -5,9 +5,15 @@ Stated tolerance, over the largest value of a tensor where that is above 1: 5 % 
 gradient may be further off if it is as sensitive in float32.
 """
 
+import pytest
 import torch
 from compare import gradients
 from test_conformance import Row, call, cases, every_row, leaves_of, made
+from torch import nn
+
+import mpnn
+from mpnn.nn.agc_lstm import stages
+from mpnn.spacetime import skeleton
 
 OUTPUTS, GRADIENTS = 0.05, 0.1
 GRAPHS = ("empty", "random dag", "random")  # of the zoo; all of it takes minutes
@@ -65,3 +71,36 @@ def test_forward_and_backward_under_autocast_are_close_to_float32(row):
         worst = max((away(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
         assert worst < GRADIENTS or worst < 4 * sensitivity(layer, row, data, schedule, leaves, expected), name
         assert all(grad.dtype == leaf.dtype for grad, leaf in zip(found, leaves, strict=True)), name
+
+
+def models():
+    """What is made of layers of the table, with what it is called on, and how its result becomes a tensor."""
+    torch.manual_seed(0)
+    moving, chain = skeleton(torch.randn(8, 3, 2), [(0, 1), (1, 2)]), mpnn.graphs.chain(5).edge_index
+    cell, pair = mpnn.nn.LSTM(4, 6), mpnn.nn.sequence_pair([3, 4, 5], [5, 4, 3], begin=1, end=2)
+    words = [nn.Embedding(7, 4) for _ in range(2)]
+    attention = mpnn.nn.LuongAttention(6, 6)
+    network = mpnn.nn.AGCLSTMNetwork(2, 8, classes=5).eval()
+    return {
+        "network": (network, (moving.x, stages(moving)), lambda out: out.probabilities()),
+        "encoder": (
+            mpnn.nn.EncoderDecoder(words[0], cell, words[1], mpnn.nn.LSTM(4, 6), nn.Linear(6, 7), attention),
+            (pair,), lambda out: out,
+        ),
+        "language": (
+            mpnn.nn.LanguageModel(words[0], cell, nn.Linear(6, 7)),
+            (torch.tensor([1, 2, 3, 4, 5]), chain), lambda out: out[0],
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["network", "encoder", "language"])
+def test_models_made_of_several_layers_train_under_autocast(name):
+    model, given, values = models()[name]
+    exact = values(model(*given))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = values(model(*given))
+        out.float().square().sum().backward()
+    assert away(out, exact) < OUTPUTS
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
+    assert sum(weight.grad is not None for weight in model.parameters()) > 3
