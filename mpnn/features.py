@@ -79,17 +79,18 @@ class Linear(nn.Linear):
         check_features(type(self).__name__, x, self.in_features)
         return linear(x, self.weight, self.bias)
 
-    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``x W^T``, without the layer's own bias; plus another, if given."""
+    def product(self, x: Tensor, bias: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
+        """``x W^T``, without the layer's own bias; plus another, and plus rows, if given."""
         check_features(type(self).__name__, x, self.in_features)
         if not is_sparse(x):
-            return linear(x, self.weight, bias)
+            return linear(x, self.weight, bias, plus)
         if x.layout is not torch.sparse_csr:
             raise ValueError(
                 f"Linear: x has layout {x.layout}; expected a dense or a sparse CSR tensor. Pass x.to_sparse_csr()."
             )
         product = weighted_sum(*_bag(x), self.weight.t())
-        return product if bias is None else product + bias
+        product = product if bias is None else product + bias
+        return product if plus is None else product + plus
 
     def shift(self, x: Tensor) -> Tensor:
         """``x + b``."""

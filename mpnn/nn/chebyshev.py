@@ -83,9 +83,11 @@ class Chebyshev(MessagePassing):
 
         if is_sparse(x) or self.out_features < self.in_features:
             out = _summed([linear(x) for linear in self.linears], laplacian)
-        else:
-            out = sum(linear(term) for linear, term in zip(self.linears, _terms(x, laplacian), strict=False))
-        return out if self.bias is None else out + self.bias
+            return out if self.bias is None else out + self.bias
+        out, bias = None, self.bias
+        for linear, term in zip(self.linears, _terms(x, laplacian), strict=False):
+            out, bias = linear.product(term, bias, plus=out), None  # added on the way out, which keeps one sum
+        return out
 
     def weight(self, norm):
         return norm

@@ -70,7 +70,8 @@ class GCN(MessagePassing):
             check_features("GCN", x, self.in_features)
         graph, norm = symmetric(self, edge_index, x.shape[0], edge_weight, x, self.self_loops)
         out = self.propagate(graph, x=x, norm=norm)
-        out = out if linear_first else self.linear(out)
+        if not linear_first:
+            return self.linear.product(out, self.bias)
         return out if self.bias is None else out + self.bias
 
     def weight(self, norm):
