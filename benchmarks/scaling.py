@@ -36,6 +36,7 @@ import synchronous
 import torch
 import wavefront
 from _harness import Case, Contender, Step, main
+from _products import products_step
 
 import mpnn
 
@@ -160,7 +161,7 @@ def single_chain(smoke: bool) -> Case:
 
 
 def planar(count: int, side: int, smoke: bool) -> graph_lstm.Scene:
-    return graph_lstm.scene(count, side, 8 if smoke else 32, True)
+    return graph_lstm.scene(count, side, 8 if smoke else 32, "smooth")
 
 
 def ordered_nodes(smoke: bool) -> Case:
@@ -168,7 +169,7 @@ def ordered_nodes(smoke: bool) -> Case:
     return case(
         "Graph LSTM on one planar graph.", "nodes", [side**2 for side in sides],
         lambda n: graph_lstm.mpnn_step(planar(1, round(n**0.5), smoke)),
-        lambda n: graph_lstm.gemm_step(planar(1, round(n**0.5), smoke)),
+        lambda n: products_step(graph_lstm.products(planar(1, round(n**0.5), smoke), [])),
         "Where it is below 1: frontiers grow wider as well as more, so more nodes share the cost of a level.",
     )  # fmt: skip
 
@@ -178,7 +179,7 @@ def ordered_batch(smoke: bool) -> Case:
     return case(
         f"Graph LSTM on planar graphs of {side * side} nodes.", "graphs", sizes,
         lambda n: graph_lstm.mpnn_step(planar(n, side, smoke)),
-        lambda n: graph_lstm.gemm_step(planar(n, side, smoke)), FIXED,
+        lambda n: products_step(graph_lstm.products(planar(n, side, smoke), [])), FIXED,
     )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def lattice_batch(smoke: bool) -> Case:
     return case(
         "Lattice LSTM on batches of sentences.", "sentences", sizes,
         lambda n: lattice_grid.lattice_step(lattice_grid.sentences(n, *widths)),
-        lambda n: lattice_grid.lattice_products(lattice_grid.sentences(n, *widths)), FIXED,
+        lambda n: products_step(lattice_grid.lattice_products(lattice_grid.sentences(n, *widths))), FIXED,
     )  # fmt: skip
 
 
@@ -197,7 +198,7 @@ def grid_nodes(smoke: bool) -> Case:
 
     return case(
         "Grid LSTM on one square grid.", "nodes", [side**2 for side in ((3, 4) if smoke else (16, 32, 64, 128, 256))],
-        lambda n: lattice_grid.grid_step(of(n)), lambda n: lattice_grid.grid_products(of(n)),
+        lambda n: lattice_grid.grid_step(of(n)), lambda n: products_step(lattice_grid.grid_products(of(n))),
         "Where it is below 1: diagonals grow longer as well as more, so more nodes share the cost of a level.",
     )  # fmt: skip
 
@@ -208,7 +209,7 @@ def grid_batch(smoke: bool) -> Case:
 
     return case(
         "Grid LSTM on batches of grids of 8 by 8.", "grids", (2, 4) if smoke else (4, 16, 64, 256, 1024),
-        lambda n: lattice_grid.grid_step(of(n)), lambda n: lattice_grid.grid_products(of(n)), FIXED,
+        lambda n: lattice_grid.grid_step(of(n)), lambda n: products_step(lattice_grid.grid_products(of(n))), FIXED,
     )  # fmt: skip
 
 
