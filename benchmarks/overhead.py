@@ -148,11 +148,31 @@ def layer_step(name: str, backward: bool, ours: bool, cached: bool = False) -> S
     return step
 
 
+def bare_step(backward: bool) -> Step:
+    """One product and one sum over neighbours, which each of these layers needs."""
+    karate = peer("torch_geometric").datasets.KarateClub()[0]
+    (src, dst), x = karate.edge_index, karate.x.clone().requires_grad_(backward)
+    weight = torch.randn(karate.num_features, WIDTH, requires_grad=True)
+
+    def step():
+        x.grad = weight.grad = None
+        with torch.set_grad_enabled(backward):
+            h = x @ weight
+            out = torch.zeros_like(h).index_add(0, dst, h.index_select(0, src))
+        if not backward:
+            return [out]
+        out.sum().backward()
+        return [out.detach(), x.grad]
+
+    return step
+
+
 def layer_case(name: str, backward: bool, smoke: bool) -> Case:
     rows = [
         Contender(f"mpnn, {name}", partial(layer_step, name, backward, True), "mpnn"),
         Contender(f"torch_geometric, {name}", partial(layer_step, name, backward, False)),
     ]
+    rows.append(Contender("a product and index_add alone", partial(bare_step, backward), "reference", agrees=False))
     if name == "GCN":
         rows.append(Contender("torch_geometric, cached", partial(layer_step, name, backward, False, True)))
     what = "forward and backward" if backward else "forward, without gradients"

@@ -67,7 +67,8 @@ def test_every_benchmark_runs_and_writes_its_three_files(name, tmp_path, monkeyp
         ours = [row for row in result["rows"] if row["role"] == "mpnn"]
         assert all(len(row["wall"]) == 2 or row["absent"] for row in result["rows"]), case
         assert any(row["wall"] for row in ours) or all(row["absent"].startswith("mpnn") for row in ours), case
-        assert any(row["role"] == "reference" for row in result["rows"]), case  # what the machine needs at least
+        references = [row for row in result["rows"] if row["role"] == "reference"]  # what the machine needs at least
+        assert references or all(row["absent"] for row in result["rows"]), case
     assert f"# {name}: {found['title']}" in (tmp_path / f"bench_{name}.md").read_text()
     assert (tmp_path / f"bench_{name}.png").stat().st_size > 1000
 

@@ -544,6 +544,7 @@ class Wavefront:
             kind: (self.call.message_name(kind), segments(self.plan, kind), self.sender(kind))
             for kind in self.plan.edges
         }
+        self.update = getattr(self.layer, update.name)
         self.own = [a.name if a.role == "message" else self.column(update, a, "") for a in update.arguments]
         may_be_none = not self.one_level and not self.keep
         self.optional = [a.name for a in update.arguments if a.default is None and may_be_none]
@@ -594,7 +595,7 @@ class Wavefront:
             sent[kind] = send(level)
             got[name] = aggregate(self.layer, sent[kind], frontiers[level])
         own = [got[column] if type(column) is str else column[level] for column in self.own]
-        new = tuple_of(self.layer.update(*own))
+        new = tuple_of(self.update(*own))
         self.call.check_state(new, self.plan.node_counts[level])
         return new, sent, got
 

@@ -250,7 +250,7 @@ def _gru(wx: Tensor, wh: Tensor, h: Tensor, candidate: Callable[[Tensor], Tensor
     h_gates, *h_candidate = wh.split([2 * size, wh.shape[1] - 2 * size], dim=1)
     r, z = torch.sigmoid(x_gates + h_gates).chunk(2, dim=1)
     n = torch.tanh(x_candidate + (r * h_candidate[0].contiguous() if candidate is None else candidate(r * h)))
-    return torch.lerp(n, h, z)
+    return torch.lerp(n.to(h.dtype), h, z.to(h.dtype))  # under autocast the gates are coarser than the state
 
 
 def _lstm(wx: Tensor, wh: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
