@@ -36,15 +36,16 @@ def call_step(layer: Callable[[Tensor, Tensor], Tensor], backward: bool) -> Step
     x, edge_index = inputs()
     x.requires_grad_(backward)
 
+    def forward():
+        return [layer(x, edge_index)]
+
     def step():
         x.grad = None
-        out = layer(x, edge_index)
-        if not backward:
-            return [out.detach()]
+        (out,) = forward()
         out.sum().backward()
         return [out.detach(), x.grad]
 
-    return step
+    return step if backward else forward
 
 
 def mpnn_sum(backward: bool) -> Step:

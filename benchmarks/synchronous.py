@@ -1,7 +1,9 @@
 """GCN, GraphSAGE, GIN, GAT and GATv2 where all nodes fire at once: a training step without optimizer, beside peers.
 
 One step is the forward pass and the backward pass from a fixed dense gradient; graphs are prepared beforehand by each
-contender in the way it likes best. Output and gradients of all parameters (and of x in the one-layer cases) must agree.
+contender in the way it likes best. The words of Cora are sparse as they are loaded; who asks for dense features makes
+them, so that contenders on sparse ones are not weighed with both. Output and gradients of all parameters (and of x in
+the one-layer cases) must agree.
 
 - ``cora_*``, ``computers_*``: two layers, GCN, GraphSAGE-mean and GIN (one product) with 16 hidden features, GAT
   and GATv2 with 8 heads x 8.
@@ -17,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -36,16 +38,15 @@ class Task:
     """A graph, the widths of a network on it, its weights and the gradient of its output."""
 
     kind: str
-    x: Tensor  # (N, F)
+    features: Tensor  # (N, F), dense or CSR
     edge_index: Tensor  # (2, E)
     widths: list[tuple[int, int, int]]  # in, out of a head, heads; one a layer
-    sparse_x: Tensor | None = None  # the same features as CSR
     x_needs_grad: bool = False
 
     def __post_init__(self):
         generator = torch.Generator().manual_seed(1)
         draw = partial(torch.randn, generator=generator)
-        self.num_nodes = self.x.shape[0]
+        self.num_nodes = self.features.shape[0]
         self.weights = []
         for width, out, heads in self.widths:
             shapes = {
@@ -57,6 +58,15 @@ class Task:
             }[self.kind]
             self.weights.append([draw(shape) / math.sqrt(shape[-1]) for shape in shapes])
         self.grad = draw(self.num_nodes, self.widths[-1][1] * self.widths[-1][2])
+
+    @cached_property
+    def x(self) -> Tensor:
+        """Dense features, in the memory of those that ask for them alone."""
+        return self.features.to_dense().float()
+
+    @property
+    def sparse_x(self) -> Tensor | None:
+        return self.features if self.features.layout is torch.sparse_csr else None
 
     @property
     def looped(self) -> Tensor:
@@ -448,19 +458,17 @@ def two_layers(kind: str, features: int, classes: int) -> list[tuple[int, int, i
 
 def real(name: str, kind: str, smoke: bool) -> Case:
     """Two layers on a data set; with ``smoke`` on a small random stand-in."""
-    x, sparse, edge_index, classes = cached(f"{name}{smoke}", partial(stand_in if smoke else load, name))
-    widths = two_layers(kind, x.shape[1], classes)
-    task = Task(kind, x, edge_index, widths, sparse_x=sparse)
+    features, edge_index, classes = cached(f"{name}{smoke}", partial(stand_in if smoke else load, name))
+    task = Task(kind, features, edge_index, two_layers(kind, features.shape[1], classes))
     return Case(describe(task, f"{name}: 2-layer {kind.upper()}"), contenders(task, directed=smoke))
 
 
-def load(name: str) -> tuple[Tensor, Tensor | None, Tensor, int]:
+def load(name: str) -> tuple[Tensor, Tensor, int]:
     try:
         data = mpnn.datasets.load(name, download=False)
     except FileNotFoundError as error:
         raise Absent(f"the data set {name} is not here; MPNN_DATA may point to it") from error
-    sparse = data.x if data.x.layout is torch.sparse_csr else None
-    return data.x.to_dense().float(), sparse, without_loops(data.edge_index), int(data.y.max()) + 1
+    return data.x, without_loops(data.edge_index), int(data.y.max()) + 1
 
 
 def without_loops(edge_index: Tensor) -> Tensor:
@@ -468,9 +476,9 @@ def without_loops(edge_index: Tensor) -> Tensor:
     return edge_index[:, edge_index[0] != edge_index[1]]
 
 
-def stand_in(name: str) -> tuple[Tensor, Tensor | None, Tensor, int]:
+def stand_in(name: str) -> tuple[Tensor, Tensor, int]:
     x = (torch.rand(60, 40, generator=torch.Generator().manual_seed(0)) < 0.1).float()
-    return x, x.to_sparse_csr(), chung_lu(60, 300), 5
+    return x.to_sparse_csr(), chung_lu(60, 300), 5
 
 
 def powerlaw_graph(smoke: bool) -> Tensor:
