@@ -93,8 +93,10 @@ def _product(edges: Edges, matrix: tuple[Tensor, Tensor], weight: Tensor | None,
     if torch.is_autocast_enabled(device):  # which would narrow x, but not the matrix
         with torch.autocast(device, enabled=False):
             return _product(edges, matrix, weight, x)
+    if not width:  # a bag of rows without columns is refused on some processors
+        return x.new_zeros(rowptr.shape[0] - 1, 0)
     weight = None if weight is None else weight.detach()
-    if device == "cpu" and x.shape[0] and _in_bags(x.dtype, width, col.shape[0]):
+    if device == "cpu" and x.shape[0] and _in_bags(x.dtype, width, col.shape[0], weight is None):
         rows = x.detach().contiguous()  # sum (mode 0) of weighted rows; the last offset ends the last bag
         return torch.embedding_bag(rows, col, rowptr, False, 0, False, weight, True)[0]
     weight = _ones(edges, x) if weight is None else weight
@@ -102,10 +104,10 @@ def _product(edges: Edges, matrix: tuple[Tensor, Tensor], weight: Tensor | None,
     return torch.sparse.mm(matrix, x.contiguous(), "sum") if device == "cpu" and width >= WIDE else matrix @ x
 
 
-def _in_bags(dtype: torch.dtype, width: int, num_edges: int) -> bool:
-    """Whether the bag of embeddings is the quicker way on a CPU, or the only one."""
+def _in_bags(dtype: torch.dtype, width: int, num_edges: int, plain: bool) -> bool:
+    """Whether the bag of embeddings is the quicker way on a CPU, or the only one, or spares the ones of a plain sum."""
     if dtype is torch.float32:
-        return width >= NARROW or num_edges < FEW
+        return width >= NARROW or num_edges < FEW or plain
     return dtype is not torch.float64
 
 
@@ -290,8 +292,8 @@ def _sampled(edges: Edges, rows: Tensor, cols: Tensor) -> Tensor:
         return (rows.index_select(0, edges.dst) * cols.index_select(0, edges.src)).sum(1)
     if rows.dtype not in (torch.float32, torch.float64):  # which torch has not got
         return _sampled(edges, rows.float(), cols.float()).to(rows.dtype)
-    pattern = csr(edges.rowptr, edges.src, _ones(edges, rows), shape)  # its values do not count
-    return torch.sparse.sampled_addmm(pattern, rows.contiguous(), cols.t(), beta=0.0).values()
+    found = csr(edges.rowptr, edges.src, rows.new_zeros(len(edges)), shape)  # in place, or torch copies the indices too
+    return torch.sparse.sampled_addmm(found, rows.contiguous(), cols.t(), beta=0.0, out=found).values()
 
 
 def weighted_sum(edges: Edges | Loose, weight: Tensor | None, value: Tensor) -> Tensor:
