@@ -252,8 +252,10 @@ def in_pieces(edges: Edges, function: Callable, values: list, ends: list[str]) -
 
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, value, edges, over=None):
-        ctx.edges, ctx.over = edges, over
+    def forward(ctx, weight, value, edges, over=None, scores=False):
+        ctx.edges, ctx.over, ctx.scores = edges, over, scores
+        if scores:
+            ctx.dtype, weight = weight.dtype, _softmax(edges, weight).to(value.dtype)
         ctx.save_for_backward(weight, value if ctx.needs_input_grad[0] else None)
         if weight is not None and weight.dim() == 2:
             return _product_by_head(edges, False, weight, value)
@@ -277,7 +279,9 @@ class _WeightedSum(torch.autograd.Function):
                 grad_value = _product(edges, edges.transpose, turned, grad)
         if ctx.needs_input_grad[0]:
             grad_weight = _sampled(edges, grad, value)
-        return grad_weight, grad_value, None, None
+            if ctx.scores:
+                grad_weight = _softmax_back(edges, weight, grad_weight.mul_(weight)).to(ctx.dtype)
+        return grad_weight, grad_value, None, None, None
 
 
 def _sampled(edges: Edges, rows: Tensor, cols: Tensor) -> Tensor:
@@ -294,6 +298,17 @@ def _sampled(edges: Edges, rows: Tensor, cols: Tensor) -> Tensor:
         return _sampled(edges, rows.float(), cols.float()).to(rows.dtype)
     found = csr(edges.rowptr, edges.src, rows.new_zeros(len(edges)), shape)  # in place, or torch copies the indices too
     return torch.sparse.sampled_addmm(found, rows.contiguous(), cols.t(), beta=0.0, out=found).values()
+
+
+def attend(edges: Edges | Loose, score: Tensor, value: Tensor) -> Tensor:
+    """``weighted_sum`` with the softmax of scores as weights; on the way back the gradient of the weights becomes that
+    of the scores in its own place.
+    """
+    if isinstance(edges, Loose):
+        return weighted_sum(edges, softmax(edges, score), value)
+    if score.dim() == 2:
+        return _WeightedSum.apply(score, value, edges, None, True)
+    return shaped(_WeightedSum.apply(score, flat(value), edges, None, True), value)
 
 
 def weighted_sum(edges: Edges | Loose, weight: Tensor | None, value: Tensor) -> Tensor:
@@ -392,11 +407,7 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx, grad):
         refuse_double_backward("mpnn's softmax over edges")
         (out,) = ctx.saved_tensors
-        product = grad * out
-        total = _sum_runs(ctx.edges, product)
-        for piece in pieces(len(ctx.edges)):
-            product[piece].addcmul_(out[piece], total.index_select(0, ctx.edges.dst[piece]), value=-1)
-        return product, None
+        return _softmax_back(ctx.edges, out, grad * out), None
 
 
 def _softmax(edges: Edges, score: Tensor) -> Tensor:
@@ -408,6 +419,14 @@ def _softmax(edges: Edges, score: Tensor) -> Tensor:
     for piece in pieces(len(edges)):
         out[piece].div_(total.index_select(0, edges.dst[piece]))
     return out.view(score.shape)
+
+
+def _softmax_back(edges: Edges, out: Tensor, product: Tensor) -> Tensor:
+    """The gradient of the scores, in place of the product of the softmax with its own gradient."""
+    total = _sum_runs(edges, product)
+    for piece in pieces(len(edges)):
+        product[piece].addcmul_(out[piece], total.index_select(0, edges.dst[piece]), value=-1)
+    return product
 
 
 def pieces(count: int, size: int = 1 << 20) -> list[slice]:

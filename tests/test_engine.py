@@ -116,6 +116,20 @@ class Attention(mpnn.MessagePassing):
         return torch.tanh(message) - 0.5 * h
 
 
+class AttentionAlone(mpnn.MessagePassing):
+    """One softmax, nothing beside it."""
+
+    state = ("h",)
+    value = "h"
+    fields = dict(h=node, x=node)
+
+    def attention(self, x_j, x_i):
+        return (x_j * torch.tanh(x_i)).sum(1)
+
+    def update(self, h, message):
+        return torch.tanh(message) - 0.5 * h
+
+
 class Aggregated(mpnn.MessagePassing):
     state = ("h",)
     fields = dict(h=node, x=node, w=edge)
@@ -232,6 +246,8 @@ CELLS = {
     "weight": Weighted,
     "no weight": Plain,
     "attention": Attention,
+    "attention alone": AttentionAlone,
+    "mean by attention alone": lambda: AttentionAlone(aggr="mean"),
     "mean of values": lambda: Plain(aggr="mean"),
     "mean with weight": lambda: Weighted(aggr="mean"),
     "mean with heads": lambda: Attention(aggr="mean"),

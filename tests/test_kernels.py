@@ -89,6 +89,17 @@ def test_softmax_is_that_of_the_edges_into_each_node(kind, shape, graph, seed):
 
 
 @pytest.mark.parametrize("kind", ["sorted", "loose"])
+@pytest.mark.parametrize(("heads", "shape"), [((), (3,)), ((), (2, 3)), ((2,), (2, 3))], ids=str)
+@RUNS
+@given(graph=digraphs(), seed=seeds)
+def test_attending_is_the_weighted_sum_by_softmax(kind, heads, shape, graph, seed):
+    edges, n, generator = edges_of(graph, kind), graph.num_nodes, torch.Generator().manual_seed(seed)
+    score, value = normal(generator, len(edges), *heads), normal(generator, n, *shape)
+    expected = weighted_by_loop(edges, kernels.softmax(edges, score), value, n)
+    assert_same(kernels.attend(edges, score, value), expected, [score, value])
+
+
+@pytest.mark.parametrize("kind", ["sorted", "loose"])
 def test_softmax_of_large_scores_neither_overflows_nor_vanishes(kind):
     edges = edges_of(graph_of(3, [(0, 1), (1, 1), (2, 0)]), kind)
     score = torch.tensor([-1e30, 1000.0, 1001.0])
@@ -162,6 +173,8 @@ OPERATIONS = {
         [(5, 3), (5, 3)],
     ),
     "softmax": (lambda edges, s: kernels.softmax(edges, s), [(7, 2)]),
+    "attend": (lambda edges, s, x: kernels.attend(edges, s, x), [(7,), (5, 3)]),
+    "attend with heads": (lambda edges, s, x: kernels.attend(edges, s, x), [(7, 2), (5, 2, 3)]),
     "permute": (lambda edges, x: kernels.permute(x, torch.tensor([1, 2, 0]), torch.tensor([2, 0, 1])), [(3, 2)]),
 }
 

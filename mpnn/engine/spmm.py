@@ -24,6 +24,8 @@ class Products(Prepared):
         super().__init__(layer, plan, [*layer.hooks.on_edges(kind), layer.hooks.update])
 
     def aggregated(self, layer, values: list) -> Tensor:
+        if _attends(layer):
+            return kernels.attend(self.edges, self.at_edges(layer, layer.hooks.attention, values), values[0])
         weight = weights(layer, layer.hooks, lambda hook: self.at_edges(layer, hook, values), Whole(self.edges))
         summed = kernels.weighted_mean if layer.aggr == "mean" else kernels.weighted_sum
         return summed(self.edges, weight, values[0])
@@ -37,6 +39,12 @@ class Products(Prepared):
             return kernels.in_pieces(edges, function, values, ends)
         values = [kernels.gather(v, edges, end) if end in ("source", "target") else v for v, end in zip(values, ends)]
         return function(*values)
+
+
+def _attends(layer) -> bool:
+    """Whether the weights are the softmax of scores and nothing else."""
+    drops = layer.training and layer.attention_dropout
+    return layer.hooks.attention is not None and not layer.hooks.weight and not drops and layer.aggr == "sum"
 
 
 def _end(value: Any, role: str) -> str:
