@@ -101,7 +101,7 @@ def of_edges(kind: str, smoke: bool) -> Case:
 
 
 def trees(count: int, smoke: bool = False) -> wavefront.Forest:
-    return wavefront.forest(count, *((3, 6, 8) if smoke else (20, 40, 64)))
+    return wavefront.forest(wavefront.joined, count, *((3, 6, 8) if smoke else (20, 40, 64)))
 
 
 def caterpillars(depth: int, count: int, hidden: int) -> wavefront.Forest:

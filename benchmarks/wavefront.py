@@ -1,9 +1,11 @@
 """Tree-LSTM on many trees at once, and long chains: models in which nodes fire in the order of the graph.
 
 - ``trees``: a child-sum Tree-LSTM (Tai, Socher & Manning 2015, eq. 2-8) with an input at every node and 150 hidden
-  features, on 256 random binary trees of 20 to 40 leaves; forward and backward from a dense gradient of every node's h.
+  features, on 256 binary trees of 20 to 40 leaves, grown by joining two random roots until one is left; forward, and
+  backward from a dense gradient of every node's h.
   The reference is its matrix products alone, each as a single batch over all nodes or edges: W (4H wide) on all nodes,
   U (3H) on the inner ones, U_f (H) on the edges, and both backward products of U and U_f (of W that of the weights).
+- ``parses``: the same on trees drawn from all binary trees, each as likely, which are nearly twice as high.
 - ``threads``: a Graph-Structured LSTM over comments, in both directions, beside its products alone.
 - ``deep``: the cell of ``trees`` on one chain of 10,000 nodes through the generic path, one node a level, beside a loop
   over the cell in plain torch, with W x taken beforehand as well. Items are levels.
@@ -53,23 +55,38 @@ class Forest:
         return self.edge_index[1].unique().numel()
 
 
-def forest(count: int, fewest: int, most: int, hidden: int) -> Forest:
-    """Binary trees grown by joining two random roots until one is left."""
+def forest(grow: Callable, count: int, fewest: int, most: int, hidden: int) -> Forest:
+    """Trees of ``fewest`` to ``most`` leaves, each grown to its parents (-1 at the root)."""
     generator = np.random.default_rng(0)
-    edges, level = [], []
+    parent = np.empty(0, dtype=np.int64)
     for _ in range(count):
-        leaves = int(generator.integers(fewest, most + 1))
-        roots = list(range(len(level), len(level) + leaves))
-        level += [0] * leaves
-        while len(roots) > 1:
-            pair = [roots.pop(int(generator.integers(len(roots)))) for _ in range(2)]
-            edges += [(child, len(level)) for child in pair]
-            roots.append(len(level))
-            level.append(1 + max(level[child] for child in pair))
-    name = torch.from_numpy(generator.permutation(len(level)))
-    renamed = torch.empty(len(level), dtype=torch.long)
-    renamed[name] = torch.tensor(level)
-    return Forest(name[torch.tensor(edges).t()], renamed, hidden)
+        tree = np.array(grow(int(generator.integers(fewest, most + 1)), generator))
+        parent = np.append(parent, np.where(tree < 0, -1, tree + parent.size))
+    name = generator.permutation(parent.size)
+    child = np.flatnonzero(parent >= 0)
+    edge_index = torch.from_numpy(name[np.stack([child, parent[child]])])
+    return Forest(edge_index, mpnn.schedule.topological.levels(*edge_index, parent.size), hidden)
+
+
+def joined(leaves: int, generator: np.random.Generator) -> list[int]:
+    """The parents in a tree made by joining two random roots until one is left: rather even."""
+    parent, roots = [-1] * leaves, list(range(leaves))
+    while len(roots) > 1:
+        for _ in range(2):
+            parent[roots.pop(int(generator.integers(len(roots))))] = len(parent)
+        roots.append(len(parent))
+        parent.append(-1)
+    return parent
+
+
+def drawn(leaves: int, generator: np.random.Generator) -> list[int]:
+    """The parents in a binary tree drawn from all of them, each as likely (Remy 1985): as uneven as parses are."""
+    parent = [-1]
+    while len(parent) < 2 * leaves - 1:
+        node, inner = int(generator.integers(len(parent))), len(parent)
+        parent += [parent[node], inner]  # a new inner node above a random one, and a leaf beside that
+        parent[node] = inner
+    return parent
 
 
 def chain(length: int, hidden: int) -> Forest:
@@ -372,8 +389,8 @@ def gemm_step(trees: Forest) -> Step:
 # Cases --------------------------------------------------------------------------------------------------------------
 
 
-def trees_case(smoke: bool) -> Case:
-    trees = forest(*((4, 3, 6, 8) if smoke else (256, 20, 40, 150)))
+def trees_case(grow: Callable, smoke: bool) -> Case:
+    trees = forest(grow, *((4, 3, 6, 8) if smoke else (256, 20, 40, 150)))
     size = trees.num_nodes
     title = (
         f"Child-sum Tree-LSTM, {trees.hidden} hidden: {size:,} nodes, {trees.edge_index.shape[1]:,} edges, "
@@ -469,7 +486,13 @@ def chains_case(smoke: bool) -> Case:
     )
 
 
-CASES = {"trees": trees_case, "threads": threads_case, "deep": deep_case, "chains": chains_case}
+CASES = {
+    "trees": partial(trees_case, joined),
+    "parses": partial(trees_case, drawn),
+    "threads": threads_case,
+    "deep": deep_case,
+    "chains": chains_case,
+}
 
 if __name__ == "__main__":
     main(__file__, __doc__, CASES, threads=(1, 2))
