@@ -125,7 +125,9 @@ def test_each_node_has_a_row_at_its_step_of_a_column_of_its_chain_in_either_dire
         assert len(set(columns)) == 1 and found.first[columns[0]] == chain[0] and found.column[chain[0]] == columns[0]
     if found.place is not None:
         assert len(found.node) == sum(found.sizes) and found.node[place].tolist() == list(range(graph.num_nodes))
-        assert int((found.node == graph.num_nodes).sum()) == sum(found.sizes) - graph.num_nodes
+        empty = found.node == graph.num_nodes
+        assert int(empty.sum()) == sum(found.sizes) - graph.num_nodes
+        assert torch.equal(found.read[~empty], found.node[~empty])
     assert layout(chains(plan.reverse.reverse)) == layout(chains(plan))
 
 
@@ -217,6 +219,20 @@ def test_where_it_does_not_apply_another_way_runs_and_forcing_says_why(case):
     layer(x, edge_index)
     with mpnn.engine("packed"), pytest.raises(ValueError, match=rf"engine\('packed'\) cannot run .*{words}"):
         layer(x, edge_index)
+
+
+@pytest.mark.parametrize("cell", [RNN, LSTM, GRU])
+def test_nan_in_one_chain_stays_in_that_chain(cell):
+    chains_of = torch.tensor([[0, 1, 3], [1, 2, 4]])  # 0 -> 1 -> 2 beside 3 -> 4
+    for spoilt, others in ((2, [3, 4]), (4, [0, 1, 2])):
+        layer, x = randomised(cell(IN, H)), torch.randn(5, IN, dtype=torch.float64)
+        x[spoilt] = torch.nan
+        x.requires_grad_()
+        assert way_of(layer, chains_of, 5)[0] == "packed"
+        out = layer(x, chains_of)
+        h = out[0] if isinstance(out, tuple) else out
+        (grad,) = torch.autograd.grad(h.sum(), x)
+        assert h[others].isfinite().all() and grad[others].isfinite().all()
 
 
 def test_old_states_are_not_read_from_torchs_kernels():

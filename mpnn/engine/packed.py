@@ -39,6 +39,8 @@ class Chains:
         first ``(B,)``: the node that each chain starts with.
         place ``(N,)``: the row of each node, over all blocks; None if nodes stand in their own order.
         node ``(R,)``: the node of each row, N if it belongs to none; None if place is None.
+        read ``(R,)``: the node that each row reads its input from: its own, or the last of the chain that has ended
+            there, so that what is no node's depends on no other chain; None if place is None.
     """
 
     column: np.ndarray
@@ -48,6 +50,7 @@ class Chains:
     first: Tensor
     place: Tensor | None
     node: Tensor | None
+    read: Tensor | None
 
     @property
     def sizes(self) -> list[int]:
@@ -121,13 +124,17 @@ def _laid_out(plan: Plan) -> Chains:
 def _placed(column: np.ndarray, step: np.ndarray, length: np.ndarray, blocks: list, device: torch.device) -> Chains:
     """The rows of nodes in these columns, so many steps from where their chains begin."""
     count, node = column.size, np.arange(column.size)
-    begin = np.cumsum([0] + [width for steps, width in blocks for _ in range(steps)])  # the first row of each step
+    widths = np.repeat([width for _, width in blocks], [steps for steps, _ in blocks])
+    begin = np.cumsum([0, *widths])  # the first row of each step
     place = begin[step] + column
     rows = np.full(begin[-1], count)
     rows[place] = node
-    first, in_order = torch.from_numpy(rows[: length.size]).to(device), begin[-1] == count and (place == node).all()
-    both = (None, None) if in_order else (torch.from_numpy(place).to(device), torch.from_numpy(rows).to(device))
-    return Chains(column, step, length, blocks, first, *both)
+    first = torch.from_numpy(rows[: length.size]).to(device)
+    if begin[-1] == count and (place == node).all():
+        return Chains(column, step, length, blocks, first, None, None, None)
+    last = rows[begin[length - 1] + np.arange(length.size)]
+    read = np.where(rows < count, rows, last[np.arange(begin[-1]) - np.repeat(begin[:-1], widths)])
+    return Chains(column, step, length, blocks, first, *(torch.from_numpy(v).to(device) for v in (place, rows, read)))
 
 
 def _host(values: Tensor) -> np.ndarray:
@@ -155,8 +162,9 @@ def redefined(layer) -> str | None:
     """What of a cell was defined anew, in a class or on the layer, since its class named the kernel it equals."""
     kind, own = type(layer), vars(layer)
     home = kind if "kernel" in vars(kind) else next(base for base in kind.__mro__ if "kernel" in vars(base))
-    new = (n for n in CELL if n in own or (kind is not home and getattr(kind, n, None) is not getattr(home, n, None)))
-    return next(new, None)
+    if kind is home and own.keys().isdisjoint(CELL):
+        return None
+    return next((n for n in CELL if n in own or getattr(kind, n, None) is not getattr(home, n, None)), None)
 
 
 def not_packed(layer, plan: Plan, only: tuple[str, ...] | None) -> str | None:
@@ -171,9 +179,9 @@ def not_packed(layer, plan: Plan, only: tuple[str, ...] | None) -> str | None:
         return "it is being traced"
     like = next(iter(layer._parameters.values()), None)  # a parametrised layer may have none of its own
     like = next(layer.parameters()) if like is None else like
-    if like.dtype not in DTYPES or like.device.type not in ("cpu", "cuda"):
+    if like.dtype not in DTYPES or not (like.is_cpu or like.is_cuda):
         return f"its weights are {like.dtype} on {like.device.type}; expected float32 or float64 on cpu or cuda"
-    if torch.is_autocast_enabled(like.device.type):
+    if torch.is_autocast_enabled("cpu" if like.is_cpu else "cuda"):
         return "autocast is on"
     found = chains(plan)
     return found if isinstance(found, str) else None
@@ -200,39 +208,42 @@ def packed(call: Call) -> Result:
         if out:  # narrower than the block before it
             state = [value[:, : block.shape[1]].contiguous() for value in state]
         h, *state = _run(layer, block, state, weights)
-        out.append(h.view(-1, h.shape[2]))
-    h = _collect(out[0] if len(out) == 1 else torch.cat(out), found)
-    return Result((h, *[None] * (len(layer.state) - 1)))
+        out.append(h)
+    return Result((_collect(out, found), *[None] * (len(layer.state) - 1)))
 
 
 def _spread(x: Tensor, found: Chains) -> list[Tensor]:
-    """The rows of nodes in blocks ``(steps, width, F)``, 0 where there is no node."""
+    """The rows of nodes in blocks ``(steps, width, F)``."""
     if found.place is not None:
-        x = _Spread.apply(x, found) if x.requires_grad else _in_rows(x, found)
-    rows = x.split(found.sizes) if len(found.blocks) > 1 else [x]
-    return [block.view(steps, width, -1) for block, (steps, width) in zip(rows, found.blocks)]
+        x = _Spread.apply(x, found) if x.requires_grad else x.index_select(0, found.read)
+    return _in_blocks(x, found)
 
 
-def _collect(rows: Tensor, found: Chains) -> Tensor:
+def _collect(blocks: list[Tensor], found: Chains) -> Tensor:
     """The rows of nodes, from the blocks."""
     if found.place is not None:
-        return _Collect.apply(rows, found)
+        return _Collect.apply(found, *blocks)
+    rows = _in_rows(blocks)
     if rows.requires_grad:
         rows.register_hook(lambda _: kernels.refuse_double_backward(PATH))
     return rows
 
 
-def _in_rows(x: Tensor, found: Chains) -> Tensor:
-    """Node values in the blocks' order, 0 in rows of no node: taken from one more row than there are nodes."""
-    x = x if len(found.node) == len(x) else torch.cat([x, x.new_zeros(1, x.shape[1])])
-    return x.index_select(0, found.node)
+def _in_blocks(rows: Tensor, found: Chains) -> list[Tensor]:
+    parts = rows.split(found.sizes) if len(found.blocks) > 1 else [rows]
+    return [part.view(steps, width, -1) for part, (steps, width) in zip(parts, found.blocks)]
+
+
+def _in_rows(blocks: list[Tensor]) -> Tensor:
+    rows = [block.view(-1, block.shape[2]) for block in blocks]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, found):
         ctx.found = found
-        return _in_rows(x, found)
+        return x.index_select(0, found.read)
 
     @staticmethod
     def backward(ctx, grad):
@@ -242,14 +253,17 @@ class _Spread(torch.autograd.Function):
 
 class _Collect(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, found):
+    def forward(ctx, found, *blocks):
         ctx.found = found
-        return rows.index_select(0, found.place)
+        return _in_rows(blocks).index_select(0, found.place)
 
     @staticmethod
     def backward(ctx, grad):
+        """0 in rows of no node, taken from one more row than there are nodes."""
         kernels.refuse_double_backward(PATH)
-        return _in_rows(grad, ctx.found), None
+        node = ctx.found.node
+        more = grad if node.shape == grad.shape[:1] else torch.cat([grad, grad.new_zeros(1, grad.shape[1])])
+        return None, *_in_blocks(more.index_select(0, node), ctx.found)
 
 
 def _run(layer, block: Tensor, state: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:
@@ -263,5 +277,5 @@ def _run(layer, block: Tensor, state: list[Tensor], weights: list[Tensor]) -> tu
 def _start(value: Tensor | None, found: Chains, weight: Tensor) -> Tensor:
     """The initial states of all chains, ``(1, B, H)``; zeros unless given for the nodes."""
     if value is None:
-        return weight.new_zeros(1, len(found.first), weight.shape[1])
+        return weight.new_zeros(1, found.first.shape[0], weight.shape[1])
     return value.index_select(0, found.first).unsqueeze(0)

@@ -23,6 +23,9 @@ from mpnn.times import Times
 __all__ = ["Recurrent"]
 
 
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch")
+
+
 @dataclass
 class Weights:
     """The weights of one layer in one direction, by torch's names; weight_ch is only in an LSTM with peepholes."""
@@ -99,8 +102,10 @@ class Recurrent(MessagePassing):
         for layer in range(num_layers):
             columns = self.state_features * len(self.ways) if layer else in_features
             for way in self.ways:
-                for name, shape in (self.shapes(rows, columns) | self.more_shapes()).items():
-                    self.register_parameter(f"{name}_l{layer}{way}", nn.Parameter(torch.empty(shape)))
+                shapes = dict.fromkeys(WEIGHTS) | self.shapes(rows, columns) | self.more_shapes()
+                for name, shape in shapes.items():  # None, so that a name can be asked for, where there is no weight
+                    weight = None if shape is None else nn.Parameter(torch.empty(shape))
+                    self.register_parameter(f"{name}_l{layer}{way}", weight)
         self.reset_parameters()
 
     @property
@@ -127,8 +132,7 @@ class Recurrent(MessagePassing):
 
     def weights(self, layer: int, way: str) -> Weights:
         """The weights of a layer in one direction."""
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch")
-        return Weights(*(getattr(self, f"{name}_l{layer}{way}", None) for name in names))
+        return Weights(*[getattr(self, f"{name}_l{layer}{way}") for name in WEIGHTS])
 
     def inputs(self, x: Tensor, w: Weights) -> Tensor:
         """The products with x and all biases, for all nodes at once."""
@@ -171,18 +175,18 @@ class Recurrent(MessagePassing):
         self, x: Tensor, edge_index: Any, batch: Any, schedule: Any, initial: dict, only: tuple[str, ...] | None = None
     ) -> Iterator[list[tuple]]:
         """Layer by layer the states, a tuple of fields for each direction."""
-        name = type(self).__name__
+        name, num_nodes = type(self).__name__, x.shape[0]
         check_dense(name, x)
         check_features(name, x, self.in_features)
-        directions = self._directions(edge_index, schedule, len(x))
+        directions = self._directions(edge_index, schedule, num_nodes)
         initial = {field: value for field, value in initial.items() if value is not None}
         for field, value in initial.items():
-            self._check_initial(field, value, batch, len(x))
+            self._check_initial(field, value, batch, num_nodes)
         for layer in range(self.num_layers):
             done = []
             for k, (way, (graph, rule)) in enumerate(zip(self.ways, directions)):
                 w, row = self.weights(layer, way), layer * len(self.ways) + k
-                start = {name: self._start(h0[row], graph, rule, batch, len(x)) for name, h0 in initial.items()}
+                start = {name: self._start(h0[row], graph, rule, batch, num_nodes) for name, h0 in initial.items()}
                 wx = rowwise(partial(self.inputs, w=w), x)
                 state = self.propagate(graph, rule, only=only, wx=wx, w=w, **start)
                 done.append(state if isinstance(state, tuple) else (state,))
