@@ -312,6 +312,8 @@ def plot(path: Path, title: str, results: Sequence[Result]) -> None:
     """One panel a case: bars of times, or time and memory against size where a case is about growth."""
     from matplotlib.figure import Figure
 
+    from mpnn.draw import write_small
+
     shown = [result for result in results if any(row.wall for row in result.rows)]
     if not shown:
         return
@@ -330,7 +332,7 @@ def plot(path: Path, title: str, results: Sequence[Result]) -> None:
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=120)
+    write_small(figure, path, dpi=100, colours=64)
 
 
 def draw_bars(panel, result: Result) -> None:
@@ -359,8 +361,22 @@ def draw_growth(panel, result: Result) -> None:
             axes.loglog(x, y, "o-", color=colour, markersize=3, linewidth=1)
             axes.loglog(x, y[-1] * x / x[-1], "--", color=colour, linewidth=0.6)
         axes.set_ylabel(label, color=colour, fontsize=7)
-        axes.tick_params(labelsize=6)
+        few_ticks(axes.yaxis)
+    few_ticks(panel.xaxis)
     panel.set_xlabel(result.axis, fontsize=7)
+
+
+def few_ticks(axis) -> None:
+    """Names powers of ten, and 2 and 5 of each where there are few, as 20, 5 k or 1 M, so that no two names meet."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    if axis.get_scale() != "log":  # nothing is shown along it
+        return
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(EngFormatter())
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(labelsize=7)
 
 
 # Files --------------------------------------------------------------------------------------------------------------

@@ -19,23 +19,34 @@ def main(path: str = "docs/levels.png") -> Path:
     from skimage.data import astronaut
 
     import mpnn
+    from mpnn.draw import write_small
     from mpnn.images import superpixels
 
-    figure, axes = plt.subplots(1, 4, figsize=(17, 4.2), width_ratios=(1, 1.25, 1, 1.1))
-    chain = nx.path_graph(8, create_using=nx.DiGraph)
-    tree = nx.balanced_tree(2, 4, create_using=nx.DiGraph).reverse()
-    grid = nx.DiGraph((nx.grid_2d_graph(6, 6)).edges)
+    figure = plt.figure(figsize=(12.5, 4.1), layout="constrained")
+    places = figure.subplot_mosaic(
+        [["chain", "grid", "superpixels"], ["tree", "grid", "superpixels"]],
+        width_ratios=(1.35, 1, 1.05),
+        height_ratios=(1, 2.4),
+    )
     picture = astronaut()[:256, 100:356]
-    pixels = superpixels(picture, 120)
-    mpnn.draw(chain, "topological", ax=axes[0], labels=False)
-    mpnn.draw(tree, "topological", ax=axes[1], labels=False)
-    mpnn.draw(grid, "topological", ax=axes[2], layout=[(j, -i) for i, j in grid], labels=False)
-    mpnn.draw(pixels, mpnn.schedule.ordered(pixels.x.mean(1)), ax=axes[3], image=picture, labels=False)
-    titles = ("chain: LSTM", "tree: Tree-LSTM", "grid: Grid LSTM", "superpixels, brightest first")
-    for ax, title in zip(axes, titles):
-        ax.set_title(title, fontsize=11)
+    pixels, grid = superpixels(picture, 120), nx.DiGraph(nx.grid_2d_graph(6, 6).edges)
+    below, brightest = [(j, -i) for i, j in grid], mpnn.schedule.ordered(pixels.x.mean(1))
+    chain = nx.path_graph(9, create_using=nx.DiGraph)
+    tree = nx.balanced_tree(2, 4, create_using=nx.DiGraph)
+    mpnn.draw(chain, "topological", ax=places["chain"], labels=False)
+    mpnn.draw(tree.reverse(), "topological", ax=places["tree"], labels=False)
+    mpnn.draw(grid, "topological", ax=places["grid"], layout=below, labels=False)
+    mpnn.draw(pixels, brightest, ax=places["superpixels"], image=picture, labels=False)
+    titles = {
+        "chain": "chain: LSTM",
+        "tree": "tree: Tree-LSTM",
+        "grid": "grid: Grid LSTM",
+        "superpixels": "superpixels, brightest first: Graph LSTM",
+    }
+    for name, title in titles.items():
+        places[name].set_title(title, fontsize=11)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    write_small(figure, path, bbox_inches="tight")
     plt.close(figure)
     return Path(path)
 
