@@ -94,9 +94,13 @@ def draw(
 
 @dataclass
 class _Graph:
-    """What is drawn. Loops are apart; of an edge and its opposite in an undirected graph only one is kept."""
+    """What is drawn. Loops are apart; of an edge and its opposite in an undirected graph only one is kept.
+
+    ``given`` is what a schedule is told of: of a graph with types of nodes these, too.
+    """
 
     data: Data
+    given: Any
     num_nodes: int
     src: np.ndarray
     dst: np.ndarray
@@ -107,9 +111,8 @@ class _Graph:
 def _read(data: Any) -> _Graph:
     import networkx as nx
 
-    if isinstance(data, nx.Graph):
-        data = _of_networkx(data)
-    elif hasattr(data, "edge_types"):
+    given = data = _of_networkx(data) if isinstance(data, nx.Graph) else data
+    if hasattr(data, "edge_types"):
         data = _of_hetero(data)
     check_edges("draw", data.edge_index, data.num_nodes)
     src, dst = data.edge_index.unique(dim=1).cpu().numpy() if data.edge_index.numel() else np.empty((2, 0), dtype=int)
@@ -118,7 +121,7 @@ def _read(data: Any) -> _Graph:
     directed = not np.array_equal(np.sort(src * size + dst), np.sort(dst * size + src))
     if not directed:
         src, dst = src[src < dst], dst[src < dst]
-    return _Graph(data, size, src, dst, loops, directed)
+    return _Graph(data, given, size, src, dst, loops, directed)
 
 
 def _of_networkx(graph: Any) -> Data:
@@ -138,17 +141,25 @@ def _of_hetero(data: Any) -> Data:
     start, flat.node_id = {}, []
     for kind in data.node_types:
         start[kind] = len(flat.node_id)
-        flat.node_id += [f"{kind} {k}" for k in range(data[kind].num_nodes)]
+        flat.node_id += _typed_ids(data, kind)
     shifted = [data[kind].edge_index + torch.tensor([[start[kind[0]]], [start[kind[2]]]]) for kind in data.edge_types]
     flat.edge_index = torch.cat([torch.empty(2, 0, dtype=torch.long), *shifted], dim=1)
     return flat
+
+
+def _typed_ids(data: Any, kind: str) -> list:
+    """The ids that nodes of a type had in networkx, else the type and their number."""
+    from mpnn.convert import node_ids
+
+    known = getattr(data, "networkx", None) is not None
+    return node_ids(data, kind) if known else [f"{kind} {k}" for k in range(data[kind].num_nodes)]
 
 
 def _levels(graph: _Graph, schedule: Any, level: Any) -> np.ndarray | None:
     if schedule is not None and level is not None:
         raise ValueError(f"draw: both schedule={schedule!r} and level are given; expected one of the two.")
     if schedule is not None:
-        return plan(graph.data, schedule).level.cpu().numpy()
+        return plan(graph.given, schedule).level.cpu().numpy()
     return None if level is None else _rows(level, graph.num_nodes, "level")
 
 
@@ -681,3 +692,21 @@ def _write(figure: Any, path: Any) -> None:
 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
+
+
+def write_small(figure: Any, path: Any, dpi: int = 110, colours: int = 256, **options: Any) -> None:
+    """Writes a figure as a PNG of few colours, a third to a quarter as large: for pictures that a page shows.
+
+    Args:
+        figure: a matplotlib ``Figure``.
+        path: the file.
+        colours: at most 256; 64 do for lines and text, pictures need all.
+        options: as ``Figure.savefig`` takes them.
+    """
+    from io import BytesIO
+
+    from PIL import Image
+
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi, **options)
+    Image.open(drawn).convert("RGB").quantize(colours).save(path, optimize=True)

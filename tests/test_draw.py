@@ -12,10 +12,12 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection  # noqa: E402
+from PIL import Image  # noqa: E402
 from torch_geometric.data import Batch, Data, HeteroData  # noqa: E402
 
 from mpnn import schedule  # noqa: E402
-from mpnn.draw import draw  # noqa: E402
+from mpnn.convert import from_networkx  # noqa: E402
+from mpnn.draw import draw, write_small  # noqa: E402
 from mpnn.expressions import random_expression  # noqa: E402
 
 
@@ -262,6 +264,26 @@ def test_hetero_graphs_show_all_types():
     assert [t.get_text() for t in ax.texts] == ["a 0", "a 1", "b 0", "b 1", "b 2"]
     assert len(of_type(ax, LineCollection)[0].get_segments()) == 3
     assert len(np.unique(colours(ax), axis=0)) == 2
+
+
+def test_hetero_graphs_are_drawn_under_schedules_of_their_fields_and_with_their_ids():
+    graph = nx.DiGraph([("ann", "p1"), ("bob", "p1"), ("p1", "p2")])
+    data = from_networkx(graph, node_type=lambda node: "paper" if node[0] == "p" else "author")
+    data["author"].time, data["paper"].time = torch.tensor([0, 0]), torch.tensor([1, 2])
+    for rule in (schedule.by("time"), schedule.by(data.time_dict)):
+        ax = draw(data, rule, layout="dag")
+        assert [t.get_text() for t in ax.texts] == ["ann", "bob", "p1", "p2"]
+        assert len(np.unique(colours(ax), axis=0)) == 3
+
+
+def test_a_small_picture_has_few_colours_and_the_same_size(tmp_path):
+    figure = draw(chain(9), "topological").figure
+    write_small(figure, tmp_path / "small.png", dpi=100, colours=64)
+    figure.savefig(tmp_path / "large.png", dpi=100)
+    assert (tmp_path / "small.png").stat().st_size < 0.6 * (tmp_path / "large.png").stat().st_size
+    small, large = (Image.open(tmp_path / f"{name}.png") for name in ("small", "large"))
+    assert small.size == large.size and len(small.getcolors()) <= 64
+    assert np.abs(np.asarray(small.convert("RGB"), float) - np.asarray(large.convert("RGB"))).mean() < 2
 
 
 def test_it_draws_where_it_is_told_and_writes_a_file(tmp_path):
