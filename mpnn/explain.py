@@ -25,7 +25,8 @@ class Explanation:
 
     Attributes:
         plans: for each layer by its name in the model (``""`` for the model itself, or without a model), its plan.
-        layers: for each layer by its name, its repr, the way of running that is picked, and the reason.
+        layers: for each layer by its name, its repr (its class, where that takes several lines), the way of running
+            that is picked, and the reason.
     """
 
     plans: dict[str, Plan]
@@ -102,5 +103,16 @@ def explain(
         rule = schedules.get(layer.schedule if schedule is None else schedule)
         laid_out = plan(data, rule, num_nodes, f"explain, {name or type(layer).__name__}")
         plans[name] = laid_out if layer.state else laid_out.flat
-        ways[name] = (repr(layer).splitlines()[0], *choose(layer, plans[name]))
+        ways[name] = (in_a_line(layer), *choose(layer, plans[name]))
     return Explanation(plans, ways)
+
+
+def in_a_line(layer: nn.Module) -> str:
+    """The repr of a layer, or its class where the repr shows the modules in it line by line.
+
+    Example:
+        >>> in_a_line(nn.ReLU()), in_a_line(nn.Sequential(nn.ReLU()))
+        ('ReLU()', 'Sequential')
+    """
+    text = repr(layer)
+    return type(layer).__name__ if "\n" in text else text

@@ -39,7 +39,7 @@ def test_each_layer_is_told_its_way_and_the_reason():
     }
     text = str(found)
     assert "max: GraphSAGE(2, 2, aggr='max') runs as wavefront" in text and "'max', not 'sum' or 'mean'" in text
-    assert "cell: Cell(" in text and "30 levels, frontier by frontier" in text
+    assert "cell: Cell runs as" in text and "30 levels, frontier by frontier" in text
     with mpnn.engine("reference"):
         assert mpnn.explain(CHAIN, model, num_nodes=30).layers["gcn"][1:] == ("reference", "forced by mpnn.engine")
 
@@ -63,7 +63,7 @@ def test_a_schedule_that_is_given_goes_before_the_layers_own():
 def test_layers_inside_layers_are_named_as_in_the_model():
     model = nn.Sequential(nn.Linear(2, 2), nn.ModuleList([Cell()]))
     assert list(mpnn.explain(CHAIN, model, num_nodes=30).layers) == ["1.0"]
-    assert "  1.0: Cell(" in str(mpnn.explain(CHAIN, model, num_nodes=30))
+    assert "  1.0: Cell runs as" in str(mpnn.explain(CHAIN, model, num_nodes=30))
 
 
 def test_errors_of_the_graph_name_the_layer():
@@ -71,3 +71,9 @@ def test_errors_of_the_graph_name_the_layer():
         mpnn.explain(torch.tensor([[0], [0]]), Cell(), num_nodes=1)
     with pytest.raises(ValueError, match=r"explain, cell: edge 0 \(7 -> 0\) leaves the graph"):
         mpnn.explain(torch.tensor([[7], [0]]), nn.ModuleDict({"cell": Cell()}), num_nodes=1)
+
+
+def test_a_layer_with_modules_in_it_is_named_by_its_class():
+    cell = Cell()
+    cell.inner = nn.Linear(2, 2)
+    assert "  model: Cell runs as" in str(mpnn.explain(CHAIN, cell, num_nodes=30))
