@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import os
 import runpy
 import sys
 import textwrap
@@ -26,14 +27,23 @@ from mpnn.datasets import catalog, store
 from mpnn.datasets.catalog import Card, Result
 
 
+class UnknownName(Exception):
+    """No data set, experiment or benchmark has the name that was given; the message says which there are."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, or 2 where a name is unknown."""
     args = parser().parse_args(argv)
     try:
-        return args.command(args)
-    except LookupError as error:
-        print(f"mpnn: {error.args[0]}", file=sys.stderr)
+        status = args.command(args)
+        sys.stdout.flush()
+        return status
+    except UnknownName as error:
+        print(f"mpnn: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has seen enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing is flushed at exit
+        return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,10 +62,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def show_datasets(args: argparse.Namespace) -> int:
-    if args.name:
-        print(card_text(catalog.card(args.name)))
-    else:
+    if not args.name:
         print(list_text(list(catalog.cards().values())))
+        return 0
+    try:
+        entry = catalog.card(args.name)
+    except KeyError as error:
+        raise UnknownName(error.args[0]) from None
+    print(card_text(entry))
     return 0
 
 
@@ -150,7 +164,7 @@ def run_script(args: argparse.Namespace) -> int:
         return 0
     if name not in found:
         near = difflib.get_close_matches(name, found, n=1)
-        raise LookupError(
+        raise UnknownName(
             f"{args.name!r} is not in {folder}; expected one of {', '.join(found) or nothing(folder)}."
             + (f" Did you mean {near[0]!r}?" if near else "")
         )

@@ -1,4 +1,5 @@
 import runpy
+import subprocess
 import sys
 
 import pytest
@@ -103,3 +104,17 @@ def test_all_runs_every_file_of_the_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mpnn.datasets.catalog.beside", lambda folder: tmp_path / folder)
     assert cli.main(["bench", "all", "--smoke"]) == 0
     assert capsys.readouterr().out.splitlines() == ["a ['--smoke']", "b ['--smoke']"]
+
+
+def test_a_lookup_that_fails_in_a_script_is_not_taken_for_an_unknown_name(folder):
+    (folder / "plain.py").write_text("print({}['width'])\n")
+    with pytest.raises(KeyError, match="width"):
+        cli.main(["run", "plain"])
+
+
+def test_a_reader_that_has_seen_enough_ends_the_list_quietly():
+    command = [sys.executable, "-m", "mpnn", "datasets"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
+    assert listing.returncode == 0
