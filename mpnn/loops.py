@@ -107,7 +107,7 @@ def symmetric(
         )
     if self_loops:
         return graph, _normalised(loops.edges, loops.place(edge_index, weight, 1.0, 0.0))
-    loose = Loose(*graph.edge_index(""), num_nodes, num_nodes)
+    loose = Loose(*graph.edge_index(""), graph.num_src, graph.num_nodes)
     return (graph if isinstance(graph, Plan) else edge_index), _normalised(loose, weight)
 
 
@@ -127,5 +127,5 @@ def _by_degree(edges: Edges, like: Tensor) -> Tensor:
 
 def _root(total: Tensor) -> Tensor:
     """``1 / sqrt(total)``, and 0 for 0."""
-    root = total.pow(-0.5)
-    return torch.where(root.isinf(), torch.zeros_like(root), root)
+    none = total == 0
+    return torch.where(none, 0.0, torch.where(none, 1.0, total).pow(-0.5))  # whose gradient at 0 is infinite

@@ -102,3 +102,19 @@ def test_a_plan_of_constant_weights_keeps_no_more_than_two_matrices():
         layer(x, data.edge_index).sum().backward()
     edges = mpnn.loops.looped(layer, data.edge_index, data.num_nodes).edges
     assert "dst" not in edges.memo and "by source" not in edges.memo and edges.order is None
+
+
+@pytest.mark.parametrize("layer", [mpnn.nn.GCN(3, 2, self_loops=False), mpnn.nn.Chebyshev(3, 2)])
+def test_weights_that_sum_to_zero_at_a_node_have_finite_gradients(layer):
+    weight = torch.tensor([0.0, 1.0, 1.0, 0.0], requires_grad=True)  # nothing weighs into node 1
+    layer(torch.randn(3, 3), torch.tensor([[0, 1, 2, 2], [1, 2, 0, 1]]), weight).sum().backward()
+    assert weight.grad.isfinite().all() and weight.grad[[0, 3]].tolist() == [0.0, 0.0]
+    assert weight.grad[1:3].abs().min() > 0
+
+
+@pytest.mark.parametrize("layer", [mpnn.nn.GCN(3, 2, self_loops=False), mpnn.nn.Chebyshev(3, 2), mpnn.nn.GCN(3, 2)])
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_a_plan_of_another_number_of_nodes_is_refused(layer, rows):
+    plan = mpnn.plan(torch.tensor([[0, 1, 2], [1, 2, 0]]), num_nodes=3)
+    with pytest.raises(ValueError, match=rf"'x' has {rows} rows, but there are 3 nodes"):
+        layer(torch.randn(rows, 3), plan, torch.ones(3))
