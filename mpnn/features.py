@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpnn.kept import Kept
+from mpnn.kept import Kept, lasting
 from mpnn.kernels import csr, weighted_sum
 from mpnn.plan import Edges
 from mpnn.products import linear
@@ -28,9 +28,13 @@ def _bag(x: Tensor) -> tuple[Edges, Tensor]:
     """The words of each node as edges, and their weights; kept while the matrix lives."""
     bag = _bags.get(x)
     if bag is None:
-        row = torch.repeat_interleave(x.crow_indices().diff())
-        bag = _bags[x] = Edges(x.col_indices(), row, x.shape[1], x.shape[0], short=True), x.values()
+        bag = _bags[x] = lasting(lambda: _edges(x)), x.values()
     return bag
+
+
+def _edges(x: Tensor) -> Edges:
+    row = torch.repeat_interleave(x.crow_indices().diff())
+    return Edges(x.col_indices(), row, x.shape[1], x.shape[0], short=True)
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -76,12 +80,12 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if is_sparse(x):
             return self.shift(self.product(x))
-        check_features(type(self).__name__, x, self.in_features)
+        check_features(type(self).__name__, x, self.in_features, deep=True)
         return linear(x, self.weight, self.bias)
 
     def product(self, x: Tensor, bias: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
         """``x W^T``, without the layer's own bias; plus another, and plus rows, if given."""
-        check_features(type(self).__name__, x, self.in_features)
+        check_features(type(self).__name__, x, self.in_features, deep=True)
         if not is_sparse(x):
             return linear(x, self.weight, bias, plus)
         if x.layout is not torch.sparse_csr:
@@ -97,8 +101,13 @@ class Linear(nn.Linear):
         return x if self.bias is None else x + self.bias
 
 
-def check_features(owner: str, x: Tensor, expected: int) -> None:
-    """Raises unless x has the number of features that a layer was made for."""
+def check_features(owner: str, x: Tensor, expected: int, deep: bool = False) -> None:
+    """Raises unless x is ``(N, expected)``, as the layer was made for; or, if ``deep``, ``(N, ..., expected)``."""
+    if x.dim() != 2 and (x.dim() < 2 or not deep):
+        raise ValueError(
+            f"{owner}: x has shape {tuple(x.shape)}; expected ({'N, ..., ' if deep else 'N, '}{expected}), a row a "
+            "node. Reshape it, as by x[:, None] if a node has one feature."
+        )
     if x.shape[-1] != expected:
         raise ValueError(
             f"{owner}: x has {x.shape[-1]} features a node, shape {tuple(x.shape)}; expected {expected}. Make the "

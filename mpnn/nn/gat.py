@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpnn.features import Linear
+from mpnn.features import Linear, check_features
 from mpnn.loops import looped
 from mpnn.message_passing import MessagePassing
 
@@ -111,6 +111,7 @@ class GAT(_Attention):
         nn.init.xavier_uniform_(self.att_dst)
 
     def forward(self, x: Tensor, edge_index: Any) -> Tensor:
+        check_features(type(self).__name__, x, self.in_features)
         x = self.linear(x)
         ends = torch.cat([torch.block_diag(*self.att_src), torch.block_diag(*self.att_dst)])  # (2K, K * out_features)
         src, dst = F.linear(x, ends).chunk(2, dim=1)  # each head's features with its own vectors
@@ -171,6 +172,7 @@ class GATv2(_Attention):
         nn.init.xavier_uniform_(self.att)
 
     def forward(self, x: Tensor, edge_index: Any) -> Tensor:
+        check_features(type(self).__name__, x, self.in_features)
         source = self.source(x).view(-1, self.heads, self.out_features)
         target = source if self.target is self.source else self.target(x).view_as(source)
         graph, hidden = self._with_loops(edge_index, x.shape[0], source)

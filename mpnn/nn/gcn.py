@@ -67,7 +67,7 @@ class GCN(MessagePassing):
         if linear_first:
             x = self.linear(x)
         else:
-            check_features("GCN", x, self.in_features)
+            check_features("GCN", x, self.in_features, deep=True)
         graph, norm = symmetric(self, edge_index, x.shape[0], edge_weight, x, self.self_loops)
         out = self.propagate(graph, x=x, norm=norm)
         if not linear_first:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from compare import assert_golden, assert_same, randomised
@@ -117,3 +119,12 @@ def test_attention_dropout_scales_what_it_keeps_and_stops_in_evaluation(kind):
     assert not torch.equal(full, dropped)
     torch.testing.assert_close(dropped, full, rtol=0.1, atol=0.0)
     assert set((layer(x, hub)[1:] / full).round(decimals=3).flatten().abs().tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize("kind", PAPERS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("shape", [(4, 2, 3), (3,)])
+def test_features_that_are_no_matrix_are_refused(kind, shape):
+    for layer in (kind(3, 2), kind(3, 2, self_loops=False)):
+        message = f"{kind.__name__}: x has shape {shape}; expected (N, 3), a row a node"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            layer(torch.ones(shape), torch.tensor([[0], [1]]))
