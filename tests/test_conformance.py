@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from compare import assert_close, assert_same, tuple_of
+from compare import assert_close, assert_same, gradients, tuple_of
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch_geometric.data import Batch, Data
 from zoo import graphs
 
@@ -505,6 +506,11 @@ every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 on_the_engine = pytest.mark.parametrize("row", [row for row in TABLE if row.ways], ids=lambda row: row.name)
 
 
+def rows_with(condition):
+    """Runs a test on the rows that a condition holds for."""
+    return pytest.mark.parametrize("row", [row for row in TABLE if condition(row)], ids=lambda row: row.name)
+
+
 # Calling a layer ------------------------------------------------------------------------------------------------------
 
 
@@ -702,15 +708,40 @@ def test_a_state_dict_survives_a_round_trip(row):
         assert torch.equal(a, b)
 
 
+class Halved(nn.Module):
+    """A parametrisation: the weight is half of what is trained."""
+
+    def forward(self, weight):
+        return weight / 2
+
+    def right_inverse(self, weight):
+        return 2 * weight
+
+
+@every_row
+def test_parameters_may_be_parametrised(row):
+    layer, data = made(row), dressed(graphs()["random dag"], row)
+    schedule = "topological" if "topological" in row.schedules else "synchronous"
+    expected = call(layer, row, data, schedule)
+    plain = dict(zip(dict(layer.named_parameters()), gradients(expected, list(layer.parameters())), strict=True))
+    for module in list(layer.modules()):
+        for name, _ in list(module.named_parameters(recurse=False)):
+            parametrize.register_parametrization(module, name, Halved())
+    found = call(layer, row, data, schedule)
+    trained = dict(layer.named_parameters())
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a.detach(), b.detach(), "result")
+    for name, grad in zip(trained, gradients(found, list(trained.values())), strict=True):
+        assert_close(grad, plain[name.replace("parametrizations.", "").removesuffix(".original")] / 2, name)
+    layer.load_state_dict(layer.state_dict())
+    for a, b in zip(call(layer, row, data, schedule), expected, strict=True):
+        assert_close(a.detach(), b.detach(), "after a round trip")
+
+
 @every_row
 def test_the_repr_names_the_class(row):
     layer = made(row)
     assert repr(layer).startswith(type(layer).__name__ + "(")
-
-
-def rows_with(condition):
-    """Runs a test on the rows that a condition holds for."""
-    return pytest.mark.parametrize("row", [row for row in TABLE if condition(row)], ids=lambda row: row.name)
 
 
 @rows_with(lambda row: hasattr(row.make(), "reset_parameters"))

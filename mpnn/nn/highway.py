@@ -84,7 +84,8 @@ class Highway(MessagePassing):
         check_features("Highway", x, self.features)
         layers = self.num_layers
         given = torch.cat([x[None], x.new_zeros(1, 1, 1).expand(layers - 1, *x.shape)])  # (L, B, H): layer 0 is given x
-        by_layer = {name: p.expand(layers, *p.shape[1:]) for name, p in self.named_parameters()}
+        parameters = {name: getattr(self, name) for name in ("weight", "bias", "gate_weight", "gate_bias")}
+        by_layer = {name: p.expand(layers, *p.shape[1:]) for name, p in parameters.items()}
         nothing = x.new_zeros(1, 1, 1).expand_as(given)
         return self.propagate(self.depth, a=nothing, given=given, **by_layer)[-1]
 
