@@ -226,7 +226,8 @@ class MessagePassing(nn.Module):
         rule = schedules.get(self.schedule if schedule is None else schedule)
         if not self.state:  # nothing is written that a later level could read
             rule = _ONE_LEVEL[rule.turned]
-        if torch.compiler.is_compiling() and rule.name == "synchronous" and isinstance(edge_index, Tensor):
+        traced = torch.compiler.is_compiling() and make is plan_of and isinstance(edge_index, Tensor)
+        if traced and rule.name == "synchronous":
             return _Traced(edge_index, size, rule)
         self._check_types(edge_index)
         return cached_plan(edge_index, rule, size, self._name, make)

@@ -301,3 +301,12 @@ def test_a_target_without_sources_is_zero():
     out = ContextAttention(3)(torch.ones(2, 3), torch.tensor([[0, 1], [2, 2]]), (2, 3))
     assert out[:2].abs().max() == 0
     torch.testing.assert_close(out[2], torch.ones(3))
+
+
+def test_a_layer_that_torch_compiles_gives_the_same():
+    torch._dynamo.reset()
+    data = document([["a", "cat", "sat"], ["it", "slept"]])
+    layer, given = HierarchicalAttention(3, 4), (data.edge_index_dict, data.num_nodes_dict)
+    x = {"word": torch.randn(5, 3)}
+    found, expected = torch.compile(layer, backend="eager")(x, *given), layer(x, *given)
+    assert_close(found["document"], expected["document"], "compiled")
