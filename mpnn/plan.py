@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdRef
 
 from mpnn import schedule as schedules
-from mpnn.graph import Size, Typed, check_edges, edges_of, nodes_of, typed
+from mpnn.graph import Size, Typed, check_edges, edges_of, in_order, nodes_of, typed
 from mpnn.kept import Kept
 from mpnn.schedule import Schedule
 
@@ -46,7 +46,7 @@ class Edges:
     def __init__(self, src: Tensor, dst: Tensor, num_src: int, num_dst: int, short: bool = False):
         index = torch.int32 if short and max(src.numel(), num_src, num_dst) < SHORT else torch.int64
         if falls(dst):
-            dst, order = torch.sort(dst, stable=True)
+            order = in_order(dst, num_dst)
             src, self.order = src.index_select(0, order), order.to(index)
         else:
             self.order = None  # src is copied below: a view would keep the user's tensor alive, and the cache
@@ -95,7 +95,7 @@ class Edges:
         """The plan's edges sorted by source. Kept from the second time on: constant weights ask only once."""
         order = self.memo.get("by source")
         if order is None:
-            order = torch.argsort(self.src, stable=True).to(self.src.dtype)
+            order = in_order(self.src, self.num_src).to(self.src.dtype)
             if "transpose" in self.memo:
                 self.memo["by source"] = order
             else:
@@ -170,7 +170,7 @@ class Plan:
         flat = schedule.name == "synchronous" or not self.num_nodes
         self.node_counts = [self.num_nodes] if flat else torch.bincount(level).tolist()
         if len(self.node_counts) > 1 and falls(level):
-            self.node_order = torch.argsort(level, stable=True)
+            self.node_order = in_order(level, len(self.node_counts))
             self.node_position = inverse(self.node_order)
         self.edges = {name: self._edges(edge_index) for name, edge_index in relations.items()}
 
@@ -418,7 +418,7 @@ def falls(values: Tensor) -> bool:
 
 
 def pointers(index: Tensor, size: int) -> Tensor:
-    """``(size + 1,)`` offsets of the runs of equal values in a sorted index."""
+    """``(size + 1,)`` offsets of the runs of equal values in an index once it is sorted."""
     ptr = index.new_zeros(size + 1)
     torch.cumsum(torch.bincount(index, minlength=size), 0, dtype=ptr.dtype, out=ptr[1:])
     return ptr

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdRef
 
-from mpnn.graph import Typed, edges_of, names_of, nodes_of, typed
+from mpnn.graph import Typed, edges_of, in_order, names_of, nodes_of, typed
 
 __all__ = ["CycleError", "Schedule", "by", "coloured", "get", "ordered", "synchronous", "topological"]
 
@@ -248,7 +248,7 @@ def _longest_path(src: Tensor, dst: Tensor, num_nodes: int, later: Tensor | None
     if later is None and (level := _steps(src, dst, num_nodes)) is not None:
         return level
     device = src.device
-    order = torch.argsort(src, stable=True).cpu()
+    order = in_order(src.cpu(), num_nodes)
     head = dst.cpu()[order].numpy()
     step = np.ones(head.size, dtype=np.int64) if later is None else later.cpu()[order].long().numpy()
     out = np.zeros(num_nodes + 1, dtype=np.int64)

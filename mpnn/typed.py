@@ -15,7 +15,7 @@ from torch import Tensor
 from mpnn import schedule as schedules
 from mpnn.engine import Call, run
 from mpnn.engine.call import tuple_of
-from mpnn.graph import EdgeType
+from mpnn.graph import EdgeType, in_order
 from mpnn.hooks import MISSING, Argument, Hook, Hooks, _edge_role, _read, _update_role
 from mpnn.kernels import permute
 from mpnn.message_passing import _ONE_LEVEL, MessagePassing
@@ -417,7 +417,7 @@ def _types_by_level(graph: Plan) -> dict[str, list[int]]:
 def _order(graph: Plan, kind: str) -> tuple[Tensor | None, Tensor | None]:
     """The nodes of one type by level, and the way back."""
     start = _starts(graph.types)[kind]
-    order = torch.argsort(graph.level[start : start + graph.types[kind]], stable=True)
+    order = in_order(graph.level[start : start + graph.types[kind]], graph.num_levels)
     return order, inverse(order)
 
 

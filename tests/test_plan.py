@@ -14,6 +14,7 @@ from strategies import dags, digraphs, graph_of, normal, seeds
 from torch_geometric.data import Batch, Data
 
 import mpnn
+from mpnn.graph import in_order
 from mpnn.schedule import by, ordered
 
 EDGES = torch.tensor([[0, 1, 2], [1, 2, 3]])
@@ -485,3 +486,14 @@ def test_a_level_knows_how_many_edges_end_in_it_and_the_degree_that_all_of_its_n
     into = [degree[plan.level == level].tolist() for level in range(plan.num_levels)]
     assert plan.edges[""].counts == [sum(some) for some in into]
     assert plan.edges[""].degrees == [(some or [0])[0] if len(set(some)) < 2 else None for some in into]
+
+
+@pytest.mark.parametrize("below", [1, 7, 300, 1 << 16, (1 << 16) + 1])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_integers_are_put_in_order_and_equal_ones_keep_theirs(below, dtype):
+    for size in (0, 1, 5, 1000):
+        numbers = torch.randint(0, below, (size,), dtype=dtype, generator=torch.Generator().manual_seed(size))
+        numbers[: min(size, 1)] = below - 1
+        given = numbers.clone()
+        assert in_order(numbers, below).tolist() == sorted(range(size), key=given.tolist().__getitem__)
+        assert torch.equal(numbers, given)

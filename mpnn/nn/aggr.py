@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch_geometric.nn.aggr import Aggregation
 
+from mpnn.graph import in_order
 from mpnn.kept import Kept
 
 __all__ = ["LSTMAggregation"]
@@ -91,7 +92,7 @@ def _laid_out(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _steps(index: Tensor, length: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
     """Messages in the order of a PackedSequence (the first of every node, the second, ...), and how many are in each
     step."""
-    by_node = torch.argsort(index, stable=True)
+    by_node = in_order(index, length.numel())
     index = index[by_node]
     step = torch.arange(index.numel(), device=index.device) - (length.cumsum(0) - length)[index]
     rank = torch.empty_like(node).scatter_(0, node, torch.arange(node.numel(), device=node.device))
