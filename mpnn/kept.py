@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["Kept"]
+__all__ = ["Kept", "Unwritten", "lasting"]
 
 
 class Kept:
@@ -35,3 +37,25 @@ class Kept:
                 del items[key]
 
         self._items[key] = weakref.ref(tensor, forget), value
+
+
+class Unwritten(Kept):
+    """Values that go as soon as the tensor is written to, too. Of a tensor that was made in inference mode nothing is
+    kept, as such a one does not count how often it is written to.
+    """
+
+    def get(self, tensor: Tensor, default: Any = None) -> Any:
+        version, value = super().get(tensor, (None, default))
+        return value if version is not None and version == tensor._version else default
+
+    def __setitem__(self, tensor: Tensor, value: Any) -> None:
+        if not tensor.is_inference():
+            super().__setitem__(tensor, (tensor._version, value))
+
+
+def lasting(make: Callable[[], Any]) -> Any:
+    """``make()``, to be kept. What is made in inference mode could not be trained with later, so it is made outside."""
+    if not torch.is_inference_mode_enabled():
+        return make()
+    with torch.inference_mode(False), torch.no_grad():
+        return make()

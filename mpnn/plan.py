@@ -20,7 +20,7 @@ from torch.utils.weak import WeakIdRef
 
 from mpnn import schedule as schedules
 from mpnn.graph import Size, Typed, check_edges, edges_of, in_order, nodes_of, typed
-from mpnn.kept import Kept
+from mpnn.kept import Kept, Unwritten, lasting
 from mpnn.schedule import Schedule
 
 __all__ = ["Edges", "Plan", "plan"]
@@ -94,16 +94,18 @@ class Edges:
     def by_source(self) -> Tensor:
         """The plan's edges sorted by source. Kept from the second time on: constant weights ask only once."""
         order = self.memo.get("by source")
-        if order is None:
-            order = in_order(self.src, self.num_src).to(self.src.dtype)
-            if "transpose" in self.memo:
-                self.memo["by source"] = order
-            else:
-                colptr, dst = pointers(self.src, self.num_src).to(order), self._targets().index_select(0, order)
-                same = torch.equal(dst, self.src)  # of an undirected graph: one copy will do
-                self.memo["transpose"] = colptr, self.src if same else dst
-            if len(self) >= LARGE:
-                give_back()
+        return lasting(self._sorted_by_source) if order is None else order
+
+    def _sorted_by_source(self) -> Tensor:
+        order = in_order(self.src, self.num_src).to(self.src.dtype)
+        if "transpose" in self.memo:
+            self.memo["by source"] = order
+        else:
+            colptr, dst = pointers(self.src, self.num_src).to(order), self._targets().index_select(0, order)
+            same = torch.equal(dst, self.src)  # of an undirected graph: one copy will do
+            self.memo["transpose"] = colptr, self.src if same else dst
+        if len(self) >= LARGE:
+            give_back()
         return order
 
     @property
@@ -117,17 +119,16 @@ class Edges:
         """Edge weights sorted by source; kept while a weight that needs no gradient lives unchanged."""
         if weight.requires_grad:
             return weight.index_select(0, self.by_source)
-        known = self.remember("turned", Kept)
-        version, turned = known.get(weight, (None, None))
-        if version != weight._version:
-            turned = weight.index_select(0, self.by_source)
-            known[weight] = weight._version, turned
+        known = self.remember("turned", Unwritten)
+        turned = known.get(weight)
+        if turned is None:
+            turned = known[weight] = lasting(lambda: weight.index_select(0, self.by_source))
         return turned
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """``make()``, once for each key: what depends on the structure alone is computed when first needed."""
         if key not in self.memo:
-            self.memo[key] = make()
+            self.memo[key] = lasting(make)
         return self.memo[key]
 
     def __getstate__(self) -> dict:
@@ -238,7 +239,7 @@ class Plan:
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """``make()``, once for each key."""
         if key not in self.memo:
-            self.memo[key] = make()
+            self.memo[key] = lasting(make)
         return self.memo[key]
 
     def edge_index(self, kind: str = "") -> Tensor:
@@ -297,7 +298,7 @@ class Reverse(Plan):
     def __getattr__(self, name: str) -> Any:
         if name not in self.LATER:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        made = _levelled(self.there.given_by_type, self.there.size, self.schedule, self.types)
+        made = lasting(lambda: _levelled(self.there.given_by_type, self.there.size, self.schedule, self.types))
         self.__dict__.update((later, getattr(made, later)) for later in self.LATER)
         return self.__dict__[name]
 
@@ -347,7 +348,8 @@ def plan(
         )
     for name, edge_index in relations.items():
         check_edges(f"{owner} (edge type {name!r})" if name else owner, edge_index, size)
-    return _levelled(relations, size, rule, graph.sizes if isinstance(graph, Typed) else None, graph)
+    types = graph.sizes if isinstance(graph, Typed) else None
+    return lasting(lambda: _levelled(relations, size, rule, types, graph))
 
 
 def _levelled(
@@ -398,7 +400,7 @@ def cached_plan(graph: Any, schedule: Schedule, num_nodes: Size, owner: str, mak
     if key not in known:
         for stale in [k for k in known if k[0] != key[0]]:
             del known[stale]
-        known[key] = make(graph, schedule, num_nodes, owner)
+        known[key] = lasting(lambda: make(graph, schedule, num_nodes, owner))
         for old in [k for k in known if k[1][1] is not None][:-MANY]:  # values may be others at every call
             del known[old]
     return known[key]

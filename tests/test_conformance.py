@@ -708,6 +708,45 @@ def test_a_state_dict_survives_a_round_trip(row):
         assert torch.equal(a, b)
 
 
+@every_row
+def test_a_graph_that_was_first_seen_in_inference_mode_can_be_trained_on(row):
+    layer = made(row)
+    takes_plans = "edge_index" in inspect.signature(layer.forward).parameters
+    for schedule in row.schedules:
+        data = dressed(graphs()["random dag" if SCHEDULES[schedule][1] else "random"], row)
+        with torch.inference_mode():
+            graphs_seen = [data.edge_index, mpnn.plan(data, SCHEDULES[schedule][0](data))][: 1 + takes_plans]
+            evaluated = [call(layer, row, data, schedule, edge_index=graph) for graph in graphs_seen]
+        leaves = leaves_of(layer, row, data)
+        expected = call(layer, row, data, schedule, edge_index=data.edge_index.clone())
+        for graph, values in zip(graphs_seen, evaluated, strict=True):
+            assert_same(call(layer, row, data, schedule, edge_index=graph), expected, leaves, what=schedule)
+            for a, b in zip(values, expected, strict=True):
+                assert_close(a.clone(), b.detach(), f"{schedule}, in inference mode")
+
+
+@rows_with(lambda row: row.sparse)
+def test_sparse_features_that_were_first_seen_in_inference_mode_can_be_trained_on(row):
+    layer, data = made(row), dressed(graphs()["random"], row)
+    x = data.x.to_sparse_csr()
+    with torch.inference_mode():
+        call(layer, row, data, x=x)
+    leaves = list(layer.parameters())
+    assert_same(call(layer, row, data, x=x), call(layer, row, data), leaves, what=row.name)
+
+
+@every_row
+def test_layers_run_on_what_was_made_in_inference_mode(row):
+    layer = made(row)
+    expected = call(layer, row, dressed(graphs()["random dag"], row))
+    with torch.inference_mode():
+        data = dressed(graphs()["random dag"], row)
+        data.edge_index = data.edge_index.clone()
+        for _ in range(2):  # once more, with what may be kept
+            for a, b in zip(call(layer, row, data), expected, strict=True):
+                assert_close(a.clone(), b.detach(), "in inference mode")
+
+
 class Halved(nn.Module):
     """A parametrisation: the weight is half of what is trained."""
 

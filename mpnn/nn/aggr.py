@@ -8,11 +8,11 @@ from torch.nn.utils.rnn import PackedSequence
 from torch_geometric.nn.aggr import Aggregation
 
 from mpnn.graph import in_order
-from mpnn.kept import Kept
+from mpnn.kept import Unwritten, lasting
 
 __all__ = ["LSTMAggregation"]
 
-_layouts = Kept()  # of an index: its version, and what _laid_out gives
+_layouts = Unwritten()  # of an index: what _laid_out gives
 
 
 class LSTMAggregation(Aggregation):
@@ -70,10 +70,9 @@ class LSTMAggregation(Aggregation):
         out = x.new_zeros(dim_size, self.out_features)
         if not index.numel():
             return out
-        version, layout = _layouts.get(index, (None, None))
-        if version != index._version:
-            layout = _laid_out(index)
-            _layouts[index] = index._version, layout
+        layout = _layouts.get(index)
+        if layout is None:
+            layout = _layouts[index] = lasting(lambda: _laid_out(index))
         node, order, batch_sizes = layout
         last = self.lstm(PackedSequence(x[order], batch_sizes))[1][0][0]  # (nodes with messages, out_features)
         return out.index_copy(0, node[: last.shape[0]], last)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from mpnn.engine import rowwise
+from mpnn.kept import Unwritten
 from mpnn.nn.recurrent import arrived
 from mpnn.nn.recursive import Recursive, times
 from mpnn.products import linear
@@ -166,13 +166,12 @@ class GridLSTM(Recursive):
         return (torch.tanh(o * m) if self.squash == "product" else o * torch.tanh(m)), m
 
 
-_checked = WeakIdKeyDictionary()
+_checked = Unwritten()
 
 
 def _check_dimensions(dimension: Tensor, num_dimensions: int) -> None:
     """Raises unless dimensions are in range; looks once at a tensor that is not written to."""
-    kept = not torch.is_inference(dimension)  # such a tensor has no version
-    if kept and _checked.get(dimension) == (dimension._version, num_dimensions):
+    if _checked.get(dimension) == num_dimensions:
         return
     outside = (dimension < 0) | (dimension >= num_dimensions)
     if bool(outside.any()):
@@ -182,8 +181,7 @@ def _check_dimensions(dimension: Tensor, num_dimensions: int) -> None:
             f"[0, {num_dimensions}). {int(outside.sum())} of {dimension.numel()} edges are outside. Make the layer "
             "with more num_dimensions."
         )
-    if kept:
-        _checked[dimension] = dimension._version, num_dimensions
+    _checked[dimension] = num_dimensions
 
 
 def _check_start(start: dict[int, tuple[Tensor, Tensor]], num_dimensions: int, shape: tuple[int, int]) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from mpnn import schedule as schedules
 from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
+from mpnn.kept import Unwritten
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan
 from mpnn.products import linear
@@ -154,13 +154,12 @@ def by_position(values: Tensor, child: Tensor, index: Tensor, num_nodes: int, nu
     return places.view(num_nodes, num_children * width)
 
 
-_checked = WeakIdKeyDictionary()
+_checked = Unwritten()
 
 
 def check_positions(layer: Recursive, child: Tensor, num_children: int) -> None:
     """Raises unless positions are in range; looks once at a tensor that is not written to."""
-    version = None if child.is_inference() else child._version
-    if version is not None and _checked.get(child) == (version, num_children):
+    if _checked.get(child) == num_children:
         return
     outside = (child < 0) | (child >= num_children)
     if bool(outside.any()):
@@ -170,7 +169,7 @@ def check_positions(layer: Recursive, child: Tensor, num_children: int) -> None:
             f"[0, {num_children}). {int(outside.sum())} of {child.numel()} edges are outside. Make the layer with more "
             "num_children, or binarise the trees."
         )
-    _checked[child] = version, num_children
+    _checked[child] = num_children
 
 
 def times(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from mpnn.features import check_dense, check_features
+from mpnn.kept import Unwritten
 from mpnn.message_passing import MessagePassing
 from mpnn.nn.recursive import by_position
 
@@ -150,12 +150,12 @@ def side_by_side(values: Tensor, delay: Tensor, index: Tensor, num_nodes: int, d
     return places[:, : delays * values.shape[1]]
 
 
-_checked = WeakIdKeyDictionary()
+_checked = Unwritten()
 
 
 def check_delays(layer: nn.Module, delay: Tensor) -> None:
     """Raises unless delays are 1 or more; looks once at a tensor that is not written to."""
-    if torch.compiler.is_compiling() or _checked.get(delay) == delay._version:
+    if torch.compiler.is_compiling() or _checked.get(delay):
         return
     early = delay < 1
     if bool(early.any()):
@@ -165,4 +165,4 @@ def check_delays(layer: nn.Module, delay: Tensor) -> None:
             f"value is there without an edge. {int(early.sum())} of {delay.numel()} edges are below. "
             "mpnn.graphs.delays makes such edges of a chain."
         )
-    _checked[delay] = delay._version
+    _checked[delay] = True
