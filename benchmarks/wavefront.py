@@ -10,6 +10,8 @@
 - ``deep``: the cell of ``trees`` on one chain of 10,000 nodes through the generic path, one node a level, beside a loop
   over the cell in plain torch, with W x taken beforehand as well. Items are levels.
 - ``chains``: the same on chains of growing length, to see whether time and memory grow linearly.
+- ``again_trees``, ``again_chains``: ``mpnn.engine("wavefront", recompute=True)`` beside keeping all, on the trees of
+  ``trees`` and on an LSTM.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+import chains
 import numpy as np
 import torch
-from _harness import Absent, Case, Contender, Step, main, peer
+from _harness import Case, Contender, Step, main, peer
 from torch import Tensor
 
 import mpnn
@@ -156,8 +159,6 @@ def tree_lstm(weights: list[Tensor]) -> mpnn.MessagePassing:
 
 
 def mpnn_step(trees: Forest) -> Step:
-    if not hasattr(mpnn, "MessagePassing"):
-        raise Absent("mpnn has no MessagePassing yet")
     model = tree_lstm(trees.weights)
     parameters = [model.w, model.u, model.u_f, model.b]
     return training_step(trees, parameters, partial(model, trees.x, trees.edge_index))
@@ -183,14 +184,19 @@ def layer_step(trees: Forest) -> Step:
     return step
 
 
-def chain_step(length: int, hidden: int) -> Step:
-    step = mpnn_step(chain(length, hidden))
+def on_wavefront(make: Callable[[], Step], recompute: bool = False) -> Step:
+    """A step that is forced to run level by level."""
+    step = make()
 
     def forced():
-        with mpnn.engine("wavefront"):
+        with mpnn.engine("wavefront", recompute=recompute):
             return step()
 
     return forced
+
+
+def chain_step(length: int, hidden: int) -> Step:
+    return on_wavefront(partial(mpnn_step, chain(length, hidden)))
 
 
 # Peers --------------------------------------------------------------------------------------------------------------
@@ -486,12 +492,36 @@ def chains_case(smoke: bool) -> Case:
     )
 
 
+def again_case(make: Callable[[], Step], size: int, title: str) -> Case:
+    """Forward and backward with what a level computed kept, and with it computed again on the way back."""
+    contenders = [
+        Contender("mpnn", partial(on_wavefront, make), "mpnn", size=size),
+        Contender("mpnn, computed again", partial(on_wavefront, make, recompute=True), "mpnn", size=size),
+    ]
+    return Case(title, contenders)
+
+
+def again_trees_case(smoke: bool) -> Case:
+    trees = forest(joined, *((4, 3, 6, 8) if smoke else (256, 20, 40, 150)))
+    title = f"Child-sum Tree-LSTM on the trees of ``trees``, {trees.hidden} hidden: kept, and computed again."
+    return again_case(partial(layer_step, trees), trees.num_nodes, title)
+
+
+def again_chains_case(smoke: bool) -> Case:
+    count, length, width = (3, 4, 8) if smoke else (32, 200, 256)
+    batch = chains.Batch("LSTM", [length] * count, width, 1)
+    title = f"LSTM on {count} chains of {length} steps, {width} wide: kept, and computed again."
+    return again_case(partial(chains.ours_step, batch, None), count * length, title)
+
+
 CASES = {
     "trees": partial(trees_case, joined),
     "parses": partial(trees_case, drawn),
     "threads": threads_case,
     "deep": deep_case,
     "chains": chains_case,
+    "again_trees": again_trees_case,
+    "again_chains": again_chains_case,
 }
 
 if __name__ == "__main__":
