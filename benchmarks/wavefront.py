@@ -492,11 +492,12 @@ def chains_case(smoke: bool) -> Case:
     )
 
 
-def again_case(make: Callable[[], Step], size: int, title: str) -> Case:
+def again_case(make: Callable[[], Step], products: Callable[[], Step], size: int, title: str) -> Case:
     """Forward and backward with what a level computed kept, and with it computed again on the way back."""
     contenders = [
         Contender("mpnn", partial(on_wavefront, make), "mpnn", size=size),
         Contender("mpnn, computed again", partial(on_wavefront, make, recompute=True), "mpnn", size=size),
+        Contender("matrix products alone", products, "reference", agrees=False, size=size),
     ]
     return Case(title, contenders)
 
@@ -504,14 +505,15 @@ def again_case(make: Callable[[], Step], size: int, title: str) -> Case:
 def again_trees_case(smoke: bool) -> Case:
     trees = forest(joined, *((4, 3, 6, 8) if smoke else (256, 20, 40, 150)))
     title = f"Child-sum Tree-LSTM on the trees of ``trees``, {trees.hidden} hidden: kept, and computed again."
-    return again_case(partial(layer_step, trees), trees.num_nodes, title)
+    return again_case(partial(layer_step, trees), partial(gemm_step, trees), trees.num_nodes, title)
 
 
 def again_chains_case(smoke: bool) -> Case:
     count, length, width = (3, 4, 8) if smoke else (32, 200, 256)
     batch = chains.Batch("LSTM", [length] * count, width, 1)
     title = f"LSTM on {count} chains of {length} steps, {width} wide: kept, and computed again."
-    return again_case(partial(chains.ours_step, batch, None), count * length, title)
+    ours, products = partial(chains.ours_step, batch, None), partial(chains.products_step, batch)
+    return again_case(ours, products, count * length, title)
 
 
 CASES = {
