@@ -153,6 +153,15 @@ def names_of(graph: Any, nodes: list[int]) -> list:
     return nodes if ids is None else [ids[i] for i in nodes]
 
 
+def check_batch(owner: str, batch: Tensor | None, num_nodes: int) -> None:
+    """Raises unless ``batch`` has one entry a node, or is None."""
+    if batch is not None and batch.shape != (num_nodes,):
+        raise ValueError(
+            f"{owner}: batch has shape {tuple(batch.shape)}; expected the graph of each of the {num_nodes} nodes, "
+            f"({num_nodes},)."
+        )
+
+
 def check_edges(owner: str, edge_index: Any, num_nodes: Size) -> None:
     """Raises unless ``edge_index`` is ``(2, E)`` int64 with sources and targets among the nodes."""
     if not isinstance(edge_index, Tensor):

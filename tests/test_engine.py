@@ -394,6 +394,22 @@ def test_a_batch_has_a_global_value_for_each_graph(way, schedule):
     assert_close(u, fields["u"] + pooled + 2 * pooled_edges, "the graphs' values")
 
 
+@pytest.mark.parametrize("way", ["reference", "wavefront"])
+def test_without_a_batch_there_is_one_graph_whatever_is_said_of_their_number(way):
+    graph, generator = graph_of(3, [(0, 1), (2, 1)]), torch.Generator().manual_seed(0)
+    _, fields = inputs(Global(), graph, generator)
+    expected = propagate(way, Global(), graph.edge_index, "topological", fields)
+    one = propagate(way, Global(), graph.edge_index, "topological", fields, num_graphs=1)
+    assert_same(one, expected, list(fields.values()))
+    for rows in (2, 3):  # 3: as many as nodes
+        with pytest.raises(ValueError, match=f"Global: 'u' has {rows} rows, but without batch"):
+            propagate(way, Global(), graph.edge_index, "topological", fields | {"u": torch.ones(rows, WIDTH).double()})
+    for length in (1, 2, 4):
+        batch = torch.zeros(length, dtype=torch.long)
+        with pytest.raises(ValueError, match=rf"Global: batch has shape \({length},\).* the 3 nodes, \(3,\)"):
+            propagate(way, Global(), graph.edge_index, "topological", fields, batch=batch)
+
+
 # Relabelling and batching ---------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mpnn.aggr import reduce
-from mpnn.graph import Size
+from mpnn.graph import Size, check_batch
 from mpnn.hooks import MISSING, Argument, Hook
 from mpnn.kernels import flat, shaped, weigh
 
@@ -73,6 +73,7 @@ class Call:
     ):
         self.layer, self.hooks, self.plan, self.fields, self.given = layer, layer.hooks, plan, fields, given
         self.batch, self.num_graphs, self.only = batch, num_graphs, layer.state if only is None else only
+        check_batch(type(layer).__name__, batch, plan.num_nodes)
 
     def start(self) -> None:
         """Gives the state fields that were not passed their initial value."""
@@ -105,8 +106,7 @@ class Call:
                 value = value.get(kind)
             return self.check_rows(argument, value, len(self.plan.edges[kind]), "edges")
         if argument.role == "graph":
-            alone = self.batch is None and self.num_graphs is None
-            value = value.expand(self.plan.num_nodes, *value.shape[1:]) if alone else value.index_select(0, self.batch)
+            value = self._at_nodes(argument, value)
             return value if order is None else order(value)
         if isinstance(value, tuple):
             value = value[0] if argument.role == "source" else value[1]
@@ -116,6 +116,17 @@ class Call:
             return value.all if order is None else value.function(order(value.x))
         value = self.check_rows(argument, value, count, "nodes")
         return order(value) if order is not None and isinstance(value, Tensor) and value.dim() else value
+
+    def _at_nodes(self, argument: Argument, value: Tensor) -> Tensor:
+        """A graph field at each node."""
+        if self.batch is not None:
+            return value.index_select(0, self.batch)
+        if value.shape[0] != 1:
+            raise ValueError(
+                f"{type(self.layer).__name__}: {argument.field!r} has {value.shape[0]} rows, but without batch all "
+                "nodes are of one graph; expected one row. Pass batch=, the graph of each node."
+            )
+        return value.expand(self.plan.num_nodes, *value.shape[1:])
 
     def check_state(self, new: tuple, count: int) -> None:
         check_state(self.layer, new, count)

@@ -43,7 +43,7 @@ class GraphNetwork(MessagePassing):
         ``batch``.
 
     Raises:
-        ValueError: a value has not one row for each node or edge; x is sparse.
+        ValueError: a value has not one row for each node or edge, or u several rows without ``batch``; x is sparse.
 
     Example:
         >>> layer = GraphNetwork(edge=nn.Linear(2 + 3 + 3, 4), node=nn.Linear(4 + 3, 5), graph=nn.Linear(4 + 5, 6))
@@ -85,8 +85,6 @@ class GraphNetwork(MessagePassing):
             num_graphs = _num_graphs(u, batch)
         if u is None:
             u = x.new_zeros(num_graphs, 0)
-        if batch is None:
-            batch = x.new_zeros(x.shape[0], dtype=torch.long)
         return self.propagate(edge_index, x=x, edge_attr=edge_attr, u=u, batch=batch, num_graphs=num_graphs)
 
     def message(self, edge_attr, x_j, x_i, u_g):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mpnn import schedule
 from mpnn.engine.call import tuple_of
+from mpnn.graph import check_batch
 from mpnn.nn.readout import GraphReadout
 from mpnn.nn.recurrent import Recurrent
 from mpnn.plan import cached_plan
@@ -59,6 +60,7 @@ def last_state(
 
 
 def _summed(h: Tensor, ends: Tensor, batch: Tensor | None, num_graphs: int | None) -> Tensor:
+    check_batch("last_state", batch, h.shape[0])
     if num_graphs is None and batch is not None:  # the last graphs may have no end
         num_graphs = int(batch.max()) + 1 if len(batch) else 0
     rows = h.index_select(0, ends)

@@ -12,6 +12,7 @@ from torch_geometric.nn.inits import reset
 
 from mpnn.aggr import resolve
 from mpnn.features import check_dense
+from mpnn.graph import check_batch
 from mpnn.plan import Plan
 
 __all__ = ["EdgeReadout", "GraphReadout", "attention"]
@@ -73,7 +74,7 @@ class GraphReadout(nn.Module):
         sum, mean, max and attention are 0, and no gradient flows.
 
     Raises:
-        ValueError: the aggregation is unknown or refused; x is sparse.
+        ValueError: the aggregation is unknown or refused; x is sparse; batch has not one entry a node.
 
     Example:
         >>> GraphReadout("mean", nn.Linear(3, 2))(torch.ones(4, 3), batch=torch.tensor([0, 0, 1, 1])).shape
@@ -93,6 +94,7 @@ class GraphReadout(nn.Module):
         check_dense("GraphReadout", x)
         if batch is None:
             batch, num_graphs = x.new_zeros(x.shape[0], dtype=torch.long), 1
+        check_batch("GraphReadout", batch, x.shape[0])
         pooled = self.aggr(x, index=batch, dim_size=num_graphs, dim=0)
         return pooled if self.f is None else self.f(pooled)
 

@@ -138,3 +138,10 @@ def test_number_of_graphs_is_read_from_the_batch_or_given():
     assert layer(x, edge_index, batch=batch)[2].shape == (2, 2)
     assert layer(x, edge_index, batch=batch, num_graphs=3)[2].shape == (3, 2)
     assert len(tuple_of(layer(x, edge_index))) == 3
+
+
+def test_values_of_several_graphs_ask_for_a_batch():
+    layer, edge_index = mpnn.nn.GraphNetwork(graph=nn.Linear(3 + 2, 2)), torch.tensor([[0, 2], [1, 3]])
+    for rows in (2, 4):  # 4: as many as nodes
+        with pytest.raises(ValueError, match=f"GraphNetwork: 'u' has {rows} rows, but without batch .* Pass batch="):
+            layer(torch.ones(4, 3), edge_index, u=torch.ones(rows, 2))

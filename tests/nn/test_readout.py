@@ -59,3 +59,11 @@ def test_edge_readout_takes_any_function_of_two_ends():
     pairs = torch.tensor([[0, 3], [1, 0]])
     out = EdgeReadout(lambda source, target: (source * target).sum(-1))(x, pairs)
     torch.testing.assert_close(out, torch.stack([x[0] @ x[1], x[3] @ x[0]]))
+
+
+@pytest.mark.parametrize("aggr", ["sum", "mean", "max", attention(3)], ids=str)
+@pytest.mark.parametrize("length", [1, 4, 6])
+def test_a_batch_of_another_length_is_refused(aggr, length):
+    message = rf"GraphReadout: batch has shape \({length},\); expected the graph of each of the 5 nodes, \(5,\)"
+    with pytest.raises(ValueError, match=message):
+        GraphReadout(aggr)(torch.ones(5, 3), torch.zeros(length, dtype=torch.long))
