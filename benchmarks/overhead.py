@@ -5,6 +5,8 @@
 - ``backward``: the same, forward and backward.
 - ``GCN``, ``GAT``, ``GraphSAGE``, ``GIN``: a layer with the same weights in both libraries, forward and backward, on
   the karate club of 34 nodes and 156 edges, 34 features in and 16 out; ``GCN-inference`` and so on, forward alone.
+- ``GCN-batches`` and so on: forward and backward on a graph of the size of 64 molecules, whose edge_index is a
+  new tensor at every step, as a data loader gives it: planning is part of the step.
 - ``importing``: a fresh interpreter that imports mpnn, beside one that imports torch and torch_geometric, on which it
   stands.
 """
@@ -103,9 +105,10 @@ def propagate_case(backward: bool, smoke: bool) -> Case:
     )
 
 
-# Layers on the karate club ------------------------------------------------------------------------------------------
+# Layers -------------------------------------------------------------------------------------------------------------
 
 WIDTH = 16
+MOLECULES = (1600, 3400, 64)  # nodes, edges, features
 WEIGHTS = {  # our parameter's name: theirs
     "GCN": {"linear.weight": "lin.weight", "bias": "bias"},
     "GAT": {"linear.weight": "lin.weight", "att_src": "att_src", "att_dst": "att_dst", "bias": "bias"},
@@ -131,16 +134,30 @@ def layers(name: str, width: int, cached: bool = False) -> tuple[nn.Module, nn.M
     return ours, other
 
 
-def layer_step(name: str, backward: bool, ours: bool, cached: bool = False) -> Step:
-    karate = peer("torch_geometric").datasets.KarateClub()[0]
-    layer = layers(name, karate.num_features, cached)[0 if ours else 1]
-    x = karate.x.clone().requires_grad_(backward)
+def karate() -> tuple[Tensor, Tensor]:
+    """Features and edges."""
+    data = peer("torch_geometric").datasets.KarateClub()[0]
+    return data.x.clone(), data.edge_index
+
+
+def molecules() -> tuple[Tensor, Tensor]:
+    num_nodes, num_edges, features = MOLECULES
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(num_nodes, features, generator=generator)
+    return x, torch.randint(num_nodes, (2, num_edges), generator=generator)
+
+
+def layer_step(name: str, make: Callable, backward: bool, ours: bool, cached: bool = False, new: bool = False) -> Step:
+    """One layer; ``new``: on an edge_index that was not seen before."""
+    x, edge_index = make()
+    layer = layers(name, x.shape[1], cached)[0 if ours else 1]
+    x.requires_grad_(backward)
 
     def step():
         x.grad = None
         layer.zero_grad()
         with torch.set_grad_enabled(backward):
-            out = layer(x, karate.edge_index)
+            out = layer(x, edge_index.clone() if new else edge_index)
         if not backward:
             return [out]
         out.sum().backward()
@@ -149,11 +166,11 @@ def layer_step(name: str, backward: bool, ours: bool, cached: bool = False) -> S
     return step
 
 
-def bare_step(backward: bool) -> Step:
+def bare_step(make: Callable, backward: bool) -> Step:
     """One product and one sum over neighbours, which each of these layers needs."""
-    karate = peer("torch_geometric").datasets.KarateClub()[0]
-    (src, dst), x = karate.edge_index, karate.x.clone().requires_grad_(backward)
-    weight = torch.randn(karate.num_features, WIDTH, requires_grad=True)
+    x, (src, dst) = make()
+    x.requires_grad_(backward)
+    weight = torch.randn(x.shape[1], WIDTH, requires_grad=True)
 
     def step():
         x.grad = weight.grad = None
@@ -170,14 +187,28 @@ def bare_step(backward: bool) -> Step:
 
 def layer_case(name: str, backward: bool, smoke: bool) -> Case:
     rows = [
-        Contender(f"mpnn, {name}", partial(layer_step, name, backward, True), "mpnn"),
-        Contender(f"torch_geometric, {name}", partial(layer_step, name, backward, False)),
+        Contender(f"mpnn, {name}", partial(layer_step, name, karate, backward, True), "mpnn"),
+        Contender(f"torch_geometric, {name}", partial(layer_step, name, karate, backward, False)),
     ]
-    rows.append(Contender("a product and index_add alone", partial(bare_step, backward), "reference", agrees=False))
+    rows.append(
+        Contender("a product and index_add alone", partial(bare_step, karate, backward), "reference", agrees=False)
+    )
     if name == "GCN":
-        rows.append(Contender("torch_geometric, cached", partial(layer_step, name, backward, False, True)))
+        rows.append(Contender("torch_geometric, cached", partial(layer_step, name, karate, backward, False, True)))
     what = "forward and backward" if backward else "forward, without gradients"
     return Case(f"{name} on the karate club, 34 nodes, 156 edges; {what}.", rows, memory=False)
+
+
+def batches_case(name: str, smoke: bool) -> Case:
+    rows = [
+        Contender(f"mpnn, {name}", partial(layer_step, name, molecules, True, True, new=True), "mpnn"),
+        Contender(f"mpnn, {name}, the same edge_index", partial(layer_step, name, molecules, True, True), "mpnn"),
+        Contender(f"torch_geometric, {name}", partial(layer_step, name, molecules, True, False, new=True)),
+        Contender("a product and index_add alone", partial(bare_step, molecules, True), "reference", agrees=False),
+    ]
+    num_nodes, num_edges, features = MOLECULES
+    size = f"{num_nodes:,} nodes, {num_edges:,} edges, {features} features"
+    return Case(f"{name} on a graph that is new at every step, {size}; forward and backward.", rows, memory=False)
 
 
 # Import ---------------------------------------------------------------------------------------------------------------
@@ -206,6 +237,7 @@ CASES = {
     "backward": partial(propagate_case, True),
     **{name: partial(layer_case, name, True) for name in WEIGHTS},
     **{f"{name}-inference": partial(layer_case, name, False) for name in WEIGHTS},
+    **{f"{name}-batches": partial(batches_case, name) for name in WEIGHTS},
     "importing": import_case,
 }
 
