@@ -324,3 +324,28 @@ def test_forcing_it_names_what_hinders():
     ):
         with mpnn.engine("small"), pytest.raises(ValueError, match=rf"engine\('small'\) cannot run {words}"):
             layer(x, edges)
+
+
+def test_edge_fields_stay_with_their_edges_whatever_their_order():
+    edge_index = torch.tensor([[0, 1, 2], [2, 0, 1]])  # not sorted by target
+    x, w = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[3.0], [5.0], [7.0]])
+    assert Weighted().propagate(edge_index, x=x, w=w).flatten().tolist() == [11, 30, 7]
+    assert prepared(Weighted(), edge_index, x=x, w=w).flatten().tolist() == [11, 30, 7]
+
+
+def test_the_message_may_stand_anywhere_among_what_update_asks_for(edge_index, x):
+    class First(Sum):
+        def update(self, message, x, y):
+            return 100 * message + 10 * x + y
+
+    class Second(Sum):
+        def update(self, x, message, y):
+            return 100 * message + 10 * x + y
+
+    class Last(Sum):
+        def update(self, x, y, message):
+            return 100 * message + 10 * x + y
+
+    for layer in (First(), Second(), Last()):
+        assert layer.propagate(edge_index, x=x, y=x + 1).flatten().tolist() == [12, 123, 445]
+        assert prepared(layer, edge_index, x=x, y=x + 1).flatten().tolist() == [12, 123, 445]
