@@ -6,6 +6,40 @@ from pathlib import Path
 import pytest
 
 GUIDE = Path(__file__).parent.parent / "docs" / "guide.md"
+PROGRAMS = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S)
+
+
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+def test_each_program_runs_alone(number, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    if "superpixels" in PROGRAMS[number]:
+        pytest.importorskip("skimage")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(PROGRAMS[number], "guide.md", "exec"), {"__name__": "guide"})
+
+
+def program(word: str) -> dict:
+    """The names that the one program with this word leaves."""
+    (text,) = (text for text in PROGRAMS if word in text)
+    names: dict = {"__name__": "guide"}
+    exec(compile(text, "guide.md", "exec"), names)
+    return names
+
+
+def test_the_program_on_graphs_gives_results_by_the_ids_of_networkx(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = program("class Flow")
+    assert names["flow"]["Inn"] == 3 and names["flow"]["Vienna"] > names["flow"]["Danube"] - 2
+    assert names["upstream"][0] > 3 and (tmp_path / "out" / "rivers.png").stat().st_size > 5_000
+
+
+def test_the_program_on_training_learns():
+    assert program("class of a tree")["done"].best["val"] > 0.75
+
+
+def test_the_program_on_edge_types_counts_them(capsys):
+    assert program("class Replies")["h"].shape == (4, 8)
+    assert "4 edges (3 parent, 1 sibling), schedule topological: 3 levels" in capsys.readouterr().out
 
 
 def test_the_program_on_tasks_runs():
