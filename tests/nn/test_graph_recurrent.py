@@ -263,3 +263,11 @@ def test_of_a_step_only_the_gates_and_the_state_are_kept_for_the_way_back(cell, 
     layers = {weight.untyped_storage().data_ptr() for weight in layer.parameters()}
     total = sum(storage.nbytes() for address, storage in found.items() if address not in layers)
     assert kept - 1 < total / (4 * 200 * 16) < kept + 0.5
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 12])
+def test_a_field_that_has_not_a_row_for_each_edge_in_space_is_refused(rows):
+    space = torch.tensor([[0, 2, 1, 3], [1, 3, 0, 2]])  # not sorted by target
+    edges = {"space": space, "time": torch.tensor([[0, 1], [2, 3]])}
+    with pytest.raises(ValueError, match=f"'edge_weight' has {rows} rows, but there are 4 edges in space"):
+        GraphRecurrent(GCN, "gru", 3, 4)(torch.ones(4, 3), edges, edge_weight=torch.ones(rows))
