@@ -21,6 +21,7 @@ _bags = Kept()
 
 
 def is_sparse(x: Tensor) -> bool:
+    """Whether features are held in a sparse layout of any kind."""
     return x.layout is not torch.strided
 
 
@@ -61,9 +62,14 @@ class Linear(nn.Linear):
         x ``(N, in_features)``, dense or sparse CSR -> ``(N, out_features)``.
 
     Raises:
-        ValueError: x has another number of features.
+        ValueError: x has another number of features, one dimension, or a sparse layout that is not CSR.
 
     Source: Glorot & Bengio 2010 for the initialisation. Deviations: none.
+
+    Example:
+        >>> layer, x = Linear(3, 2), torch.tensor([[0.0, 1.0, 0.0]])
+        >>> torch.allclose(layer(x.to_sparse_csr()), layer(x))
+        True
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, glorot: bool = False):

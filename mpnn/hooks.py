@@ -22,7 +22,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-EDGE_HOOKS = ("weight", "attention", "message")
 MISSING = inspect.Parameter.empty
 
 

@@ -318,10 +318,12 @@ def plan(
     keeps the plan for as long as that tensor lives unchanged, so planning by hand is for data loaders and for timing.
 
     Args:
-        graph: ``Data``, ``HeteroData`` or ``Batch``, edge_index ``(2, E)`` int64, or ``{edge type: edge_index}``.
+        graph: ``Data``, ``HeteroData`` or ``Batch``, edge_index ``(2, E)`` int64, or ``{edge type: edge_index}``. A
+            plan is given back as it is, whatever the schedule.
         schedule: a name, a schedule, or a tensor of levels.
         num_nodes: needed unless the graph knows; ``(sources, targets)`` for a bipartite graph; of a dict whose edge
             types are ``(source type, relation, target type)``, ``{node type: number}``.
+        owner: what errors name as the place.
 
     Raises:
         ValueError: an edge leaves the graph, ``edge_index`` is not ``(2, E)``, values of the schedule do not fit the

@@ -7,7 +7,7 @@ reference     everything                                   Python loops over nod
 wavefront     everything                                   one step a level, O(nodes + edges) time and memory
 spmm          one level of structured messages, summed     sparse products; nothing that is edges by features
               or averaged
-small         one level of few edges, of messages  torch's own operations, and ordinary autograd
+small         one level of few edges, of messages          torch's own operations, and ordinary autograd
               of their own or with attention
 packed        chains with a cell that torch has            torch's recurrent kernels on blocks of steps by chains
 ============= ============================================ ==========================================================

@@ -59,6 +59,7 @@ class AGCLSTM(GraphRecurrent):
     Shape:
         x ``(N, in_features)``, edge_index ``{"space": (2, E), "time": (2, E')}`` or a plan of both, batch ``(N,)`` the
         graph of each node, None if there is only one -> H ``(N, hidden_features)``, α ``(N, 1)``.
+        Nodes fire under ``schedule``, topological unless given.
 
     Attributes:
         input, recurrent: the layers in the gates, in blocks i, f, g (the paper's u), o; query: W, state_score: W_h and
@@ -409,7 +410,11 @@ class TwoStreamAGCLSTM(nn.Module):
         parts: a network over parts, each with the features of its joints side by side. Both are trained alone.
 
     Shape:
-        x and stages of the joints, x and stages of the parts -> ``(B, C)``, probabilities that sum to 4.
+        x ``(N, F)`` and joint_stages of the joints, x_parts and part_stages of the parts, the stages as in
+        :class:`AGCLSTMNetwork` -> ``(B, C)``, probabilities that sum to 4.
+
+    Raises:
+        ValueError: as :class:`GraphRecurrent`.
 
     Example:
         >>> from mpnn.spacetime import skeleton

@@ -57,6 +57,7 @@ class GridLSTM(Recursive):
         x ``(N, F)``, edge_index ``(2, E)``, dimension ``(E,)`` int64: that of each edge, start {d: h and m ``(N, H)``},
         whose rows count at nodes without a predecessor along d -> h, m ``(N, n, H)``, with two directions
         ``(N, 2n, H)``.
+        Nodes fire under ``schedule``, topological unless given.
 
     Attributes:
         weight_ih ``(4nH, F)``, weight_hh ``(4nH, nH)``, bias ``(4nH,)``: gate blocks u, f, c, o, as i, f, g, o in

@@ -37,11 +37,15 @@ class SemanticAttention(nn.Module):
 
     Shape:
         z: a list of P tensors ``(N, in_features)``; batch ``(N,)`` the graph of each node, None if there is only one
-        -> ``(N, in_features)``; :meth:`weights` -> ``(B, P)``. In a graph without nodes all weights are 1 / P.
+        -> ``(N, in_features)``; :meth:`weights` -> ``(B, P)``, B being ``num_graphs`` or else read from batch. In a
+        graph without nodes all weights are 1 / P.
 
     Attributes:
         project.weight ``(hidden_features, in_features)``: W, project.bias: b, as ``torch.nn.Linear``; q
         ``(hidden_features,)``: Glorot uniform.
+
+    Raises:
+        ValueError: batch has not one entry a node.
 
     Example:
         >>> SemanticAttention(3)([torch.ones(4, 3), torch.ones(4, 3)]).shape

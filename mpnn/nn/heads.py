@@ -45,7 +45,10 @@ def last_state(
 
     Shape:
         h ``(N, ..., H)``, edge_index of any kind that layers take, batch ``(N,)`` the graph of each node (None if there
-        is only one) -> ``(B, ..., H)``; 0 for a graph without nodes.
+        is only one) -> ``(B, ..., H)``; 0 for a graph without nodes. B is ``num_graphs``, or else read from batch.
+
+    Raises:
+        ValueError: batch has not one entry a node.
 
     Example:
         >>> chain = torch.tensor([[0, 1], [1, 2]])
@@ -126,11 +129,11 @@ class SequenceClassifier(nn.Module):
         readout: ``"last"``, or what :class:`GraphReadout` takes: ``"mean"``, ``"max"``, an attention, ...
 
     Shape:
-        x ``(N, F)``, edge_index ``(2, E)``, batch ``(N,)`` -> what f makes of ``(B, H)``. More arguments by name go to
-        the layer.
+        x ``(N, F)``, edge_index ``(2, E)``, batch ``(N,)``, num_graphs B (else read from batch) -> what f makes of
+        ``(B, H)``. More arguments by name go to the layer.
 
     Raises:
-        ValueError: the readout is unknown.
+        ValueError: the readout is unknown; batch has not one entry a node; what the layer refuses.
 
     Example:
         >>> from mpnn.nn import GRU
@@ -166,6 +169,9 @@ class Tagger(nn.Module):
 
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` -> what f makes of ``(N, H)``. More arguments by name go to the layer.
+
+    Raises:
+        ValueError: what the layer refuses.
 
     Example:
         >>> from mpnn.nn import LSTM

@@ -41,6 +41,7 @@ class Jordan(Recurrent):
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` (t-1, t), y0 ``(num_layers * directions, B, out_features)`` with a row for
         each graph of ``batch`` ``(N,)`` -> y ``(N, directions * out_features)`` of the last layer.
+        Nodes fire under ``schedule``, topological unless given.
 
     Attributes:
         weight_ih_l0 ``(H, F)``: W, weight_hh_l0 ``(H, O)``: U, bias_ih_l0 ``(H,)``: b, bias_hh_l0 ``(H,)``: b',

@@ -165,6 +165,7 @@ class AR(Feedback):
     Shape:
         y ``(N, F)``, edge_index ``(2, E)`` (t-k, t), delay ``(E,)`` int64: k, from 1; known ``(N,)`` bool
         -> ``(N, F)``.
+        Nodes fire under ``schedule``, topological unless given.
 
     Attributes:
         coefficients ``(p,)``: :math:`w_1, \ldots, w_p`; constant ``()``: :math:`w_0`. Zeros until fitted.

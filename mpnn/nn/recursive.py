@@ -100,6 +100,7 @@ class RecNN(Recursive):
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` (child, parent), child ``(E,)`` int64: position of the child, 0 to n - 1
         -> h ``(N, H)``, with two directions ``(N, 2H)``.
+        Nodes fire under ``schedule``, topological unless given.
 
     Attributes:
         weight_ih ``(H, F)``: W, weight_hh ``(H, nH)``: the U side by side, bias ``(H,)``.

@@ -38,6 +38,7 @@ class ChildSumTreeLSTM(Recursive):
 
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` (child, parent) -> h, c ``(N, H)``, with two directions ``(N, 2H)``.
+        Nodes fire under ``schedule``, topological unless given.
 
     Attributes:
         weight_ih ``(4H, F)``: W, weight_hh ``(4H, H)``: U, bias ``(4H,)``: gate blocks i, f, g, o, as in
@@ -112,6 +113,7 @@ class NaryTreeLSTM(Recursive):
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` (child, parent), child ``(E,)`` int64: position of the child, 0 to n - 1
         -> h, c ``(N, H)``, with two directions ``(N, 2H)``.
+        Nodes fire under ``schedule``, topological unless given.
 
     Attributes:
         weight_ih ``(4H, F)``, bias ``(4H,)``: gate blocks i, f, g, o, as in ``torch.nn.LSTM``.
@@ -185,6 +187,7 @@ class TreeGRU(Recursive):
 
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` (child, parent) -> h ``(N, H)``, with two directions ``(N, 2H)``.
+        Nodes fire under ``schedule``, topological unless given.
 
     Attributes:
         weight_ih ``(3H, F)``: W, weight_hh ``(3H, H)``: U, bias ``(3H,)``: gate blocks r, z, n, as in
