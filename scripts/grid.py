@@ -15,7 +15,7 @@ reads a row a step. Accuracy in percent.
 With three seeds the Grid LSTM added 99.7 +- 0.3 % of the pairs, the stacked LSTM 10.9 +- 2.9. The LSTM's epochs take a
 third of the time; with three times as many, the second line, it added 49.7 +- 25.7 (34, 35 and 79). Of the digits the
 Grid LSTM knew 95.4 +- 1.3 % from one corner and 97.8 +- 0.5 from four, the LSTM 93.2 +- 1.9. The first line took three
-minutes of one core, 20 minutes on a machine shared by a dozen programs::
+minutes of one core, 20 minutes on a busy machine::
 
     mpnn run grid --json out/grid.json
     mpnn run grid --task sums --model lstm --epochs 36 --patience 36 --no-picture

@@ -5,8 +5,10 @@ Paper: Zhang & Yang 2018 (arXiv:1805.02023), whose Lattice LSTM has an F1 of 94.
 data). All of these start from vectors of characters and words that were trained on much text and are not to be had, and
 from the word list of these vectors; here the vectors are random, the same ones of characters in both models, and the
 words are those of jieba's dictionary. On top of both is a CRF. The epoch that is best on the validation sentences
-counts. F1 is of whole entities, in percent, on the test sentences, by seqeval. A run takes one core about half a minute
-with characters alone and two minutes with words::
+counts. F1 is of whole entities, in percent, on the test sentences, by seqeval.
+
+With three seeds on Resume: 94.1 +- 0.5 with words and 93.2 +- 0.4 with characters alone. A run takes one core about two
+minutes with words and half a minute with characters alone::
 
     mpnn run lattice_ner
     mpnn run lattice_ner --dataset weibo-ner

@@ -10,7 +10,7 @@ after the other. Training has up to ``--depth`` operators inside each other, the
 percent, over test expressions of the depths seen in training; the picture shows accuracy against depth.
 
 With three seeds the Tree-LSTM reached 92.5 +- 0.9, from 100 at depth 1 to 86 at depth 5 and 87 at depth 8, and the LSTM
-53.1 +- 1.4, from 93 to 31 and 21. It took 33 minutes on two cores shared by a dozen programs::
+53.1 +- 1.4, from 93 to 31 and 21. It took 33 minutes on two busy cores::
 
     mpnn run listops --json out/listops.json
 """

@@ -3,8 +3,10 @@
 Data: Delaney 2004, 1,128 molecules, log mol/l. The root mean squared error on a random tenth is given, mean over seeds
 (each with its own split, 80/10/10 %), for a graph network with bonds, the same without bond features, and a linear
 model on the counts of atom features. MoleculeNet's split files are not among the data, so no published figure is
-claimed. Five seeds took
-eight minutes on a busy core::
+claimed.
+
+With five seeds: 0.66 +- 0.09 with bonds and without them, 0.96 +- 0.07 of the linear model; eight minutes on a busy
+core::
 
     mpnn run molecules --seeds 5 --json out/molecules.json
 """

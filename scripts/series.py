@@ -10,7 +10,7 @@ TDNN and LSTM learn to predict the next step; NARX learns in the closed loop, fr
 that with the least loss on held-out windows from the end of the given part. Pictures of predictions beside the truth
 go to ``out/``. On the laser TDNN and LSTM are best one step ahead, and NARX, which learnt to go on alone, in one go.
 On sunspots none is better than autoregression one step ahead, or than the mean over 11 years in one go. Five seeds of
-all models took 16 minutes on the laser, on two cores shared with a dozen other programs, and 4 on sunspots::
+all models took 16 minutes on the laser, on two busy cores, and 4 on sunspots::
 
     mpnn run series --dataset all --json out/series.json
 """

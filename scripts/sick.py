@@ -10,8 +10,9 @@ Pearson's r on the validation pairs counts. Deviations: what is evaluated are ru
 0.99 a step (``--average 0`` turns this off); the two directions of the bidirectional LSTM do not share weights; words
 without a vector, the comma and five rare ones, have zeros.
 
-An epoch of the dependency Tree-LSTM takes 3 s of one core. Beside a dozen other programs its five seeds took 15
-minutes::
+With five seeds: dependency Tree-LSTM 87.0 +- 0.4 (0.248), constituency 85.8 +- 0.3, LSTM 85.1 +- 0.5, bidirectional
+85.8 +- 0.3, the mean of the words 77.9 +- 0.1. An epoch of the dependency Tree-LSTM takes 3 s of one core; five seeds
+took 15 minutes on a busy machine::
 
     mpnn run sick --model dependency --json out/sick-dependency.json
     mpnn run sick --json out/sick.json

@@ -23,8 +23,8 @@ sequences wrong, which led to 80 epochs; its 84.7 % on the test view had been re
 before these (89.2 with 60 epochs).
 
 On N-UCLA, 3 seeds: two streams 91.9 +- 0.3 %, joints alone 90.7 +- 0.4, parts 90.8 +- 0.5; a Part-Aware LSTM 90.2 +-
-0.4, an LSTM 90.0 +- 1.0, GraphRecurrent 86.8 +- 0.3. A run of the two streams took 350 core seconds, 10 minutes beside
-other work; one of the LSTM 28, of the Part-Aware LSTM 37. On MSR-Action3D, all 20 actions, 3 seeds, only 15 epochs of
+0.4, an LSTM 90.0 +- 1.0, GraphRecurrent 86.8 +- 0.3. A run of the two streams took 350 core seconds, 10 minutes on a
+busy machine; one of the LSTM 28, of the Part-Aware LSTM 37. On MSR-Action3D, all 20 actions, 3 seeds, only 15 epochs of
 four times through the set: two streams 81.1 +- 3.1 %, joints 80.7 +- 5.7, parts 63.9 +- 3.4; LSTM 85.4 +- 1.0,
 Part-Aware LSTM 82.4 +- 1.9, GraphRecurrent 54.3 +- 0.8. On AS1, AS2 and AS3: two streams 87.6, 91.7 and 95.8, LSTM
 88.9, 90.8 and 96.7, Part-Aware LSTM 89.8, 85.1 and 97.3; all rows stand in ``docs/results.md``::

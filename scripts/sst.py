@@ -7,9 +7,13 @@ All models are trained on the labels of all phrases and tested on sentences: a b
 a bidirectional LSTM, and two layers on the mean of the word vectors; ``torch`` is the bidirectional LSTM of torch.nn
 in the same loop. The LSTMs read a sentence once; a phrase's vector is what its words change: the forward state at its
 last word less that before its first, and backwards likewise. For a sentence that is the last state of each way. With
-two classes neutral phrases have no label and neutral sentences are left out::
+two classes neutral phrases have no label and neutral sentences are left out.
 
-    mpnn run sst --task fine --model tree-lstm --seeds 5
+With three seeds, five classes and two: Tree-LSTM 48.9 +- 0.4 and 86.9 +- 0.2 %, bidirectional LSTM 45.9 +- 0.7 and 84.4
++- 0.3, recursive network 44.6 +- 0.1 and 83.1 +- 0.7, mean of the words 44.5 +- 0.6 and 82.9 +- 0.2. An epoch of the
+Tree-LSTM took half a minute of a busy core, and its three seeds a quarter of an hour for each task::
+
+    mpnn run sst --task fine --model tree-lstm --seeds 3
     mpnn run sst --json out/sst.json
 """
 

@@ -21,8 +21,8 @@ MAE on the roads at 15 / 30 / 60 minutes, two seeds of five epochs: last value 3
 5.01, GCN 3.44 / 4.14 / 5.21, Chebyshev 3.12 / 3.76 / 4.80, diffusion 3.10 / 3.73 / 4.73. GCN, whose gates see a mean of
 the node and its neighbours and never the node itself, is worse than no neighbours. Chickenpox, three seeds, MAE one
 week ahead: last value 1.12, mean 0.65, LSTM 0.52, GCN 0.56, Chebyshev 0.52, diffusion 0.53. Changes swing back, which
-each county's own past tells; two and four weeks ahead nothing is better than the mean. On two cores that a dozen
-programs shared a run of five epochs on the roads took 4 minutes (LSTM) to 10, and one on chickenpox under one::
+each county's own past tells; two and four weeks ahead nothing is better than the mean. On two busy cores
+a run of five epochs on the roads took 4 minutes (LSTM) to 10, and one on chickenpox under one::
 
     mpnn run traffic --dataset all --json out/traffic.json
 """
