@@ -304,6 +304,29 @@ def test_the_page_has_every_table_one_level_lower_and_what_went_wrong(harness, c
     assert (tmp_path / "docs" / "bench_x.png").stat().st_size > 1000
 
 
+def test_a_page_stays_as_it_is_where_there_are_no_results(harness, tmp_path, monkeypatch, capsys):
+    import _page
+
+    page = tmp_path / "page.md"
+    page.write_text("what was measured elsewhere")
+    monkeypatch.setattr(sys, "argv", ["page", "--out", str(tmp_path / "out"), "--to", str(page)])
+    _page.main()
+    assert page.read_text() == "what was measured elsewhere" and "no results in" in capsys.readouterr().out
+
+
+def test_sizes_along_an_axis_are_named_so_that_no_two_names_meet(harness):
+    import _report
+    from matplotlib.figure import Figure
+
+    for high, names in ((300, {"20", "50", "100", "200"}), (1e5, {"10", "100", "1 k", "10 k", "100 k"})):
+        panel = Figure().subplots()
+        panel.loglog([12, high], [1, 2])
+        _report.few_ticks(panel.xaxis)
+        panel.figure.draw_without_rendering()
+        shown = {tick.label1.get_text().replace("\N{NO-BREAK SPACE}", " ") for tick in panel.xaxis.get_major_ticks()}
+        assert names <= shown and not any(tick.label1.get_text() for tick in panel.xaxis.get_minor_ticks())
+
+
 def test_the_page_joins_runs_of_one_benchmark_case_by_case_and_says_how_each_was_made(harness, tmp_path, monkeypatch):
     import _page
     import _report
