@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from _report import Result, counted, picture, read, report, write
+from _report import Result, chosen, counted, median, number, picture, ratio, read, report, write
 
 INTRODUCTION = """# Benchmarks
 
@@ -57,7 +57,7 @@ def make(folder: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     found = {path.stem.removeprefix("bench_"): path for path in sorted(folder.glob("bench_*.json"))}
     results = {name: list(read(path).values()) for name, path in found.items()}
-    parts = [INTRODUCTION, summary(results)]
+    parts = [INTRODUCTION, summary(results), glance(results)]
     for name, some in results.items():
         parts.append(demoted(report(json.loads(found[name].read_text())["doc"], name, some)))
         if any(result.axis for result in some):
@@ -97,6 +97,21 @@ def summary(results: dict[str, list[Result]]) -> str:
     lines += ["", f"{counted(len(every), 'case')}, {minutes:.0f} minutes in all; times are UTC.", ""]
     lines += [f"- **failed:** {failure}" for result in every for failure in result.failures]
     return "\n".join(lines) + "\n"
+
+
+def glance(results: dict[str, list[Result]]) -> str:
+    """Every case that has a peer for as much work in a line: our times and memory over those of its fastest peer."""
+    lines = ["## At a glance", "", "Ours over the fastest peer of each case: below 1 we take less.", ""]
+    lines += ["| benchmark | case | fastest peer | wall | CPU | peak memory |", "|---|---|---|--:|--:|--:|"]
+    head = len(lines)
+    for name, some in results.items():
+        for result in some:
+            ours, peer = chosen(result.rows, "mpnn"), chosen(result.rows, "peer")
+            if ours and peer and ours.size == peer.size and not result.axis:
+                pairs = [(median(ours.wall), median(peer.wall)), (median(ours.cpu), median(peer.cpu))]
+                values = [number(ratio(*pair)) for pair in [*pairs, (ours.peak_mb, peer.peak_mb)]]
+                lines.append(f"| {' | '.join([name, result.key, peer.name, *values])} |")
+    return "\n".join(lines) + "\n" if len(lines) > head else ""
 
 
 def span(values: list) -> str:

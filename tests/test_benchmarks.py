@@ -327,6 +327,22 @@ def test_sizes_along_an_axis_are_named_so_that_no_two_names_meet(harness):
         assert names <= shown and not any(tick.label1.get_text() for tick in panel.xaxis.get_minor_ticks())
 
 
+def test_the_page_begins_with_our_times_over_those_of_the_fastest_peer_for_as_much_work(harness):
+    import _page
+    import _report
+
+    def row(name, role, wall, size=7):
+        return _report.Row(name, role, size=size, wall=[wall], cpu=[2 * wall], setup_mb=8.0, step_mb=10 * wall)
+
+    ours, slow, fast = row("ours", "mpnn", 0.2), row("slow", "peer", 0.8), row("fast", "peer", 0.4)
+    part, bare = row("a tenth", "peer", 0.1, size=1), row("bare", "reference", 0.1)
+    head = {"threads": 1}
+    found = [_page.Result("a", head, rows=[slow, ours, fast]), _page.Result("b", head, rows=[ours, part])]
+    text = _page.glance({"x": found, "y": [_page.Result("c", head, rows=[ours, bare])]})
+    assert text.splitlines()[-1] == "| x | a, 1 thread | fast | 0.5 | 0.5 | 0.833 |"
+    assert "| b, 1 thread |" not in text and _page.glance({"y": []}) == ""
+
+
 def test_the_page_joins_runs_of_one_benchmark_case_by_case_and_says_how_each_was_made(harness, tmp_path, monkeypatch):
     import _page
     import _report
