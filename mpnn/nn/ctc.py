@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpnn import schedule
-from mpnn.plan import cached_plan
+from mpnn.graph import check_batch
+from mpnn.plan import cached_plan, falls
 
 __all__ = ["ctc_decode", "ctc_loss"]
 
@@ -43,7 +44,8 @@ def ctc_loss(
         each node -> a number, or ``(B,)`` with ``reduction="none"``. Both batches are None if there is one chain.
 
     Raises:
-        ValueError: a graph of the batch is no chain.
+        ValueError: a graph of the batch is no chain; a batch has not one entry a node, or a label; target_batch is not
+            sorted, or None though there are several chains.
         CycleError: it has a cycle.
 
     Example:
@@ -52,7 +54,7 @@ def ctc_loss(
         True
     """
     place, batch, count = _places("ctc_loss", scores, edge_index, batch, num_graphs)
-    target_batch = torch.zeros_like(target) if target_batch is None else target_batch
+    target_batch = _chains(target, target_batch, count)
     steps = int(place.max()) + 1 if len(place) else 1
     log_probs = scores.log_softmax(-1)
     padded = log_probs.new_zeros(steps, count, scores.shape[1]).index_put((place, batch), log_probs)
@@ -76,7 +78,7 @@ def ctc_decode(
         scores ``(N, C)``, edge_index ``(2, E)``, batch ``(N,)`` -> for each chain its labels, int64.
 
     Raises:
-        ValueError: a graph of the batch is no chain.
+        ValueError: a graph of the batch is no chain; the batch has not one entry a node.
         CycleError: it has a cycle.
 
     Example:
@@ -92,11 +94,28 @@ def ctc_decode(
     return [labels[labels != blank] for labels in map(torch.unique_consecutive, paths)]
 
 
+def _chains(target: Tensor, batch: Tensor | None, count: int) -> Tensor:
+    """The chain of each label."""
+    if batch is None and count > 1 and len(target):
+        raise ValueError(
+            f"ctc_loss: there are {count} chains, but target_batch is None; expected the chain of each of the "
+            f"{len(target)} labels. Pass target_batch=."
+        )
+    batch = torch.zeros_like(target) if batch is None else batch
+    if batch.shape != target.shape or falls(batch):
+        raise ValueError(
+            f"ctc_loss: target_batch has shape {tuple(batch.shape)} and begins {batch.flatten()[:8].tolist()}; "
+            f"expected the chain of each label, sorted, in the shape of target, {tuple(target.shape)}."
+        )
+    return batch
+
+
 def _places(
     owner: str, scores: Tensor, edge_index: Any, batch: Tensor | None, num_graphs: int | None
 ) -> tuple[Tensor, Tensor, int]:
     """Where each node is in its chain, in which chain, and how many chains there are."""
     place = cached_plan(edge_index, schedule.topological, len(scores), owner).level
+    check_batch(owner, batch, len(scores))
     if batch is None:
         batch, num_graphs = torch.zeros_like(place), 1
     count = num_graphs if num_graphs is not None else int(batch.max()) + 1 if len(batch) else 0

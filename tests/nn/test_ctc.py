@@ -111,3 +111,23 @@ def test_the_loss_finds_labels_that_have_no_time():
     found = ctc_decode(model(x, edge_index), edge_index, batch)
     right = sum(row.tolist() == labels.tolist() for row, labels in zip(found, label, strict=True))
     assert right > 15
+
+
+def test_labels_of_several_chains_say_whose_they_are():
+    scores, edges, batch = torch.zeros(6, C), chains(3, 3), batch_of(3, 3)
+    with pytest.raises(ValueError, match="ctc_loss: there are 2 chains, but target_batch is None; .* the 2 labels"):
+        ctc_loss(scores, edges, torch.tensor([1, 2]), batch)
+    for wrong in ([1, 0], [0], [0, 0, 1]):
+        with pytest.raises(ValueError, match=r"ctc_loss: target_batch has shape .* in the shape of target, \(2,\)"):
+            ctc_loss(scores, edges, torch.tensor([1, 2]), batch, torch.tensor(wrong))
+    one = torch.zeros(1, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"ctc_loss: batch has shape \(1,\); expected .* each of the 6 nodes"):
+        ctc_loss(scores, edges, torch.tensor([1, 2]), one, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"ctc_decode: batch has shape \(1,\); expected .* each of the 6 nodes"):
+        ctc_decode(scores, edges, one)
+
+
+def test_chains_without_labels_need_no_chain_of_each():
+    none = torch.empty(0, dtype=torch.long)
+    loss = ctc_loss(torch.zeros(6, C), chains(3, 3), none, batch_of(3, 3), reduction="sum")
+    torch.testing.assert_close(loss, torch.tensor(6 * float(torch.tensor(C).log())))
