@@ -49,17 +49,17 @@ class _Looped:
         kept, own, order = self.graph.remember("values", lambda: self._with_loops(given)[:3])
         return torch.cat([values[kept], _at(own, values, fill)])[order]
 
-    def _with_loops(self, edge_index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _with_loops(self, edge_index: Tensor) -> tuple[Tensor | slice, Tensor, Tensor, Tensor]:
         """The edges that are no loops, each node's own loop, the order of all by target, the edges in this order."""
         src, dst = edge_index.flip(0) if self.turned else edge_index
         loops, node = src == dst, torch.arange(self.num_nodes, device=src.device)
         if bool(loops.any()):
             kept, own = (~loops).nonzero().flatten(), _last_loop(src, loops, self.num_nodes)
         else:
-            kept, own = torch.arange(self.given, device=src.device), torch.full_like(node, self.given)
+            kept, own = slice(None), torch.full_like(node, self.given)
         src, dst = (torch.cat([end[kept], node]) for end in (src, dst))
         order = in_order(dst, self.num_nodes)
-        return kept, own, order, torch.stack([src[order], dst[order]])
+        return kept, own, order, torch.stack([src.index_select(0, order), dst.index_select(0, order)])
 
 
 class _TracedLooped:
