@@ -122,8 +122,6 @@ def named_graph(num_nodes: int, num_edges: int):
 
 
 def mpnn_conversion(*size: int) -> Step:
-    if not hasattr(mpnn, "from_networkx"):
-        raise Absent("mpnn has no from_networkx yet")
     graph = named_graph(*size)
     return lambda: sorted_edges(mpnn.from_networkx(graph, x="x").edge_index)
 

@@ -258,6 +258,7 @@ def main(config: Config) -> dict:
         report(part.__name__, line, results[part.__name__])
     settings = asdict(config) | {"out": str(config.out)}
     (config.out / "demo.json").write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+    print(f"pictures of the four graphs, and all numbers, are in {config.out}")
     return results
 
 

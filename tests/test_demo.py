@@ -24,7 +24,8 @@ def keep_threads():
 
 def test_the_smoke_run_prints_a_line_and_draws_a_picture_for_each_part(demo, tmp_path, capsys):
     results = demo.main(demo.Config(smoke=True, out=tmp_path / "out"))
-    lines = capsys.readouterr().out.splitlines()
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last.endswith(f"are in {tmp_path / 'out'}")
     assert [line.split()[0] for line in lines] == list(results) == ["karate", "chains", "trees", "pictures"]
     for name in ("karate", "karate_sides", "chain", "tree", "picture"):
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
