@@ -6,6 +6,7 @@ Whole-graph training is the case of one batch an epoch.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -79,6 +80,10 @@ def seed_all(seed: int) -> None:
     manual_seed(seed)
 
 
+def _higher(new: dict[str, float], best: dict[str, float]) -> bool:
+    return new["val"] > best["val"] or (math.isnan(best["val"]) and not math.isnan(new["val"]))
+
+
 def fit(
     model: nn.Module,
     batches: Iterable[Any],
@@ -86,7 +91,7 @@ def fit(
     evaluate: Callable[[nn.Module], dict[str, float]],
     optimizer: torch.optim.Optimizer,
     epochs: int,
-    better: Callable[[dict[str, float], dict[str, float]], bool] = lambda new, best: new["val"] > best["val"],
+    better: Callable[[dict[str, float], dict[str, float]], bool] = _higher,
     patience: int | None = None,
     hopeful: Callable[[dict[str, float]], bool] = lambda new: False,
     clip: float | None = None,
@@ -103,7 +108,7 @@ def fit(
         evaluate: metrics after an epoch; the model is in evaluation mode and no gradient is recorded.
         optimizer: its parameters are the model's.
         epochs: the most to run.
-        better: whether new metrics are better than the best so far; by default a higher ``"val"``.
+        better: whether new metrics are better than the best so far; by default a higher ``"val"``, or one for nan.
         patience: epochs without anything better after which to stop.
         hopeful: whether new metrics are reason to wait ``patience`` epochs more, without being better.
         clip: the largest norm of the gradient; larger ones are scaled down to it.
@@ -177,8 +182,9 @@ def fit(
             engine.terminate()
 
     if checkpoint and Path(checkpoint).exists():
+        length = _length(batches)  # first: to count may draw random numbers, whose state is put back then
         waited, done = _resume(Path(checkpoint), model, optimizer, schedulers, best_state, result)
-        trainer.load_state_dict({"epoch": done, "epoch_length": _length(batches), "max_epochs": epochs})
+        trainer.load_state_dict({"epoch": done, "epoch_length": length, "max_epochs": epochs})
         if done >= epochs or (patience is not None and waited >= patience):
             epochs = 0
     if epochs:

@@ -136,3 +136,32 @@ def test_examples_are_graphs_else_rows_else_one():
     assert [examples(b) for b in (collate([graph, graph]), x, (x, x[:2]), [x], graph, (), torch.ones(()))] == [
         2, 5, 5, 5, 1, 1, 1,
     ]  # fmt: skip
+
+
+class Shuffled:
+    """Batches in an order that is drawn each time, whose number nobody knows before."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return (self.batches[k] for k in torch.randperm(len(self.batches)).tolist())
+
+
+def test_a_run_over_batches_of_unknown_number_resumes_to_the_same_result(tmp_path):
+    whole = problem()
+    rows = [zip(*batch, strict=True) for batch in whole["batches"]]
+    whole["batches"] = Shuffled([(x[None], y[None]) for batch in rows for x, y in batch])
+    expected = fit(**whole, epochs=6)
+    broken = problem() | {"batches": whole["batches"]}
+    fit(**broken, epochs=3, checkpoint=tmp_path / "run.pt")
+    again = problem(seed=5) | {"batches": whole["batches"], "evaluate": whole["evaluate"]}
+    resumed = fit(**again, epochs=6, checkpoint=tmp_path / "run.pt")
+    assert resumed.history == expected.history
+    assert torch.equal(parameters(again["model"]), parameters(whole["model"]))
+
+
+def test_an_epoch_without_a_score_is_not_the_best_for_ever():
+    scores = iter([float("nan"), 1.0, float("nan"), 3.0, 2.0])
+    done = fit(**problem() | {"evaluate": lambda m: {"val": next(scores)}}, epochs=5)
+    assert done.best == {"val": 3.0, "epoch": 4}
