@@ -72,7 +72,9 @@ def draw(
         ValueError: both ``schedule`` and ``level``; something that has not one entry for each node; an unknown layout,
             or one that the structure of the graph does not admit; a colour that is none.
         CycleError: the schedule is topological, or the layout ``"dag"``, and the graph has a cycle.
+        ImportError: ``matplotlib`` is not installed.
     """
+    _need_matplotlib()
     graph = _read(data)
     shades = _shades(graph, _levels(graph, schedule, level), color)
     xy = _positions(graph, layout)
@@ -87,6 +89,13 @@ def draw(
     if path is not None:
         _write(ax.figure, path)
     return ax
+
+
+def _need_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("draw: pictures need matplotlib; install it with pip install 'mpnn[viz]'.") from error
 
 
 # The graph

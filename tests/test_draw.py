@@ -1,5 +1,6 @@
 """mpnn.draw: what is on the axes, where the nodes stand, and what is refused. How it looks was looked at."""
 
+import sys
 import time
 
 import matplotlib
@@ -339,3 +340,9 @@ def test_what_does_not_fit_is_refused_with_its_name_and_value(options, message):
 def test_a_layout_for_another_structure_is_refused(layout):
     with pytest.raises(ValueError, match=f"layout='{layout}', but the graph with 4 nodes and 4 edges is no {layout}"):
         draw(nx.cycle_graph(4), layout=layout)
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"draw: pictures need matplotlib; .*mpnn\[viz\]"):
+        draw(chain(3))
