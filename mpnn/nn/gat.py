@@ -116,7 +116,7 @@ class GAT(_Attention):
         ends = torch.cat([torch.block_diag(*self.att_src), torch.block_diag(*self.att_dst)])  # (2K, K * out_features)
         src, dst = F.linear(x, ends).chunk(2, dim=1)  # each head's features with its own vectors
         graph, hidden = self._with_loops(edge_index, x.shape[0], src)
-        x = x.view(-1, self.heads, self.out_features)
+        x = x.view(x.shape[0], self.heads, self.out_features)
         return self.propagate(graph, x=x, src=src, dst=dst, hidden=hidden)
 
     def attention(self, src_j, dst_i, hidden):
@@ -173,7 +173,7 @@ class GATv2(_Attention):
 
     def forward(self, x: Tensor, edge_index: Any) -> Tensor:
         check_features(type(self).__name__, x, self.in_features)
-        source = self.source(x).view(-1, self.heads, self.out_features)
+        source = self.source(x).view(x.shape[0], self.heads, self.out_features)
         target = source if self.target is self.source else self.target(x).view_as(source)
         graph, hidden = self._with_loops(edge_index, x.shape[0], source)
         return self.propagate(graph, x=source, target=target, hidden=hidden)

@@ -128,3 +128,12 @@ def test_features_that_are_no_matrix_are_refused(kind, shape):
         message = f"{kind.__name__}: x has shape {shape}; expected (N, 3), a row a node"
         with pytest.raises(ValueError, match=re.escape(message)):
             layer(torch.ones(shape), torch.tensor([[0], [1]]))
+
+
+@pytest.mark.parametrize("kind", PAPERS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("widths", [(0, 2), (3, 0)])
+def test_features_of_no_width_are_features(kind, widths):
+    layer, x = kind(*widths, heads=2), torch.ones(4, widths[0], requires_grad=True)
+    out = layer(x, torch.tensor([[0, 1], [1, 2]]))
+    assert out.shape == (4, 2 * widths[1])
+    out.sum().backward()
