@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from mpnn.graph import check_edges, in_order
 from mpnn.kernels import Loose, pieces, segment_sum
-from mpnn.plan import Edges, Plan
+from mpnn.plan import Edges, Plan, notes
 from mpnn.schedule import Schedule, synchronous
 
 __all__ = ["looped", "symmetric"]
@@ -91,8 +92,20 @@ def symmetric(
 ) -> tuple[Any, Tensor]:
     """A graph and its edge weights ``w_ji / sqrt(d_j d_i)``, d the sum of the weights into a node; 0 where a d is 0.
 
-    Without weights of the user's the result is kept with the plan.
+    Without weights of the user's the result is kept with the plan, and noted with the edge_index.
     """
+    made = partial(_symmetric, layer, edge_index, num_nodes, weight, like, self_loops)
+    if weight is not None or not isinstance(edge_index, Tensor) or torch.compiler.is_compiling():
+        return made()
+    known, key = notes(edge_index), ("symmetric", layer.schedule, num_nodes, like.dtype, self_loops)
+    if key not in known:
+        known[key] = made()
+    return known[key]
+
+
+def _symmetric(
+    layer, edge_index: Any, num_nodes: int, weight: Tensor | None, like: Tensor, self_loops: bool
+) -> tuple[Any, Tensor]:
     loops = looped(layer, edge_index, num_nodes) if self_loops else None
     graph = loops.graph if self_loops else layer.plan(edge_index, num_nodes)
     if weight is None and isinstance(graph, Plan):

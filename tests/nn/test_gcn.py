@@ -118,3 +118,22 @@ def test_a_plan_of_another_number_of_nodes_is_refused(layer, rows):
     plan = mpnn.plan(torch.tensor([[0, 1, 2], [1, 2, 0]]), num_nodes=3)
     with pytest.raises(ValueError, match=rf"'x' has {rows} rows, but there are 3 nodes"):
         layer(torch.randn(rows, 3), plan, torch.ones(3))
+
+
+def test_what_is_kept_of_an_edge_index_is_kept_apart():
+    edge_index = torch.tensor([[0, 1, 2], [1, 2, 0]])
+
+    def agree(layer, x):
+        out = layer(x, edge_index)
+        assert torch.equal(out, layer(x, edge_index.clone())) and torch.equal(out, layer(x, edge_index))
+        return out
+
+    x, layer = torch.randn(3, 2), mpnn.nn.GCN(2, 2)
+    bare = mpnn.nn.GCN(2, 2, self_loops=False)
+    turned = mpnn.nn.GCN(2, 2)
+    turned.schedule = mpnn.schedule.synchronous.reverse
+    agree(layer, x), agree(bare, x), agree(turned, x), agree(layer, torch.randn(5, 2))
+    before = agree(layer, x)
+    agree(layer.double(), x.double())
+    edge_index[1, 2] = 1
+    assert not torch.equal(agree(layer.float(), x), before)
