@@ -47,7 +47,7 @@ def start(config_class: type[Config], run: Callable[[Config], list[dict]]) -> No
     import torch
     import tyro
 
-    config = tyro.cli(config_class)
+    config = tyro.cli(config_class, prog=f"mpnn run {Path(sys.argv[0]).stem}")
     torch.set_num_threads(config.threads)
     try:
         rows = run(config)

@@ -103,11 +103,14 @@ def retrieve(card: Card, file: File) -> Path:
 def missing(card: Card, file: File, why: str) -> FileNotFoundError:
     """The error for a file that is nowhere: what was looked for, why it did not come, where to put it."""
     looked = ", ".join(str(place / card.folder / file.path) for place in places())
+    others = [other.name for other in card.files if other is not file and find(card, other) is None]
+    more = f" {', '.join(others)} will be asked for next: `mpnn datasets {card.name}` lists all." if others else ""
     return FileNotFoundError(
         f"datasets: {card.name!r} needs {file.name}, which is not at {looked}. {why} "
         f"Put the file at {home() / card.folder / file.path} (sha256 {file.sha256}, {file.bytes} bytes), or point "
         f"MPNN_DATA at the folder that holds {card.folder}/{file.path}."
         + (f" {card.obtain}" if card.obtain else f" Source: {card.source}.")
+        + more
     )
 
 

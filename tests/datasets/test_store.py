@@ -1,5 +1,6 @@
 import hashlib
 import urllib.parse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ def test_without_a_download_the_error_says_where_to_put_the_file_and_its_sha256(
     with pytest.raises(FileNotFoundError, match="no download") as caught:
         store.files(tiny())
     assert f"Put the file at {home / 'sets/tiny/raw/a.txt'} (sha256 {SHA}" in str(caught.value)
+    assert "will be asked for next" not in str(caught.value)
+
+
+def test_the_error_names_the_other_files_that_are_missing_too(places):
+    put(places[0])
+    first, there = File(path="b.txt", bytes=1, sha256=SHA), tiny().files[0]
+    card = replace(tiny(), files=(first, there, replace(first, path="c.txt"), replace(first, path="d.txt")))
+    with pytest.raises(FileNotFoundError, match="needs b.txt.* c.txt, d.txt will be asked for next: .*datasets tiny"):
+        store.files(card)
 
 
 def test_download_false_downloads_nothing(places):
