@@ -108,7 +108,14 @@ class Linear(nn.Linear):
 
 
 def check_features(owner: str, x: Tensor, expected: int, deep: bool = False) -> None:
-    """Raises unless x is ``(N, expected)``, as the layer was made for; or, if ``deep``, ``(N, ..., expected)``."""
+    """Raises unless x is ``(N, expected)`` of floating-point numbers, as the layer was made for; or, if ``deep``,
+    ``(N, ..., expected)``.
+    """
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(
+            f"{owner}: x has dtype {x.dtype}; expected floating-point features. Pass x.float(), or, if its numbers are "
+            "kinds of nodes, torch.nn.Embedding(kinds, features)(x)."
+        )
     if x.dim() != 2 and (x.dim() < 2 or not deep):
         raise ValueError(
             f"{owner}: x has shape {tuple(x.shape)}; expected ({'N, ..., ' if deep else 'N, '}{expected}), a row a "

@@ -132,6 +132,13 @@ def test_a_wrong_number_of_features_is_refused(layer):
         getattr(mpnn.nn, layer)(3, 2)(torch.ones(4, 5), EDGES)
 
 
+@pytest.mark.parametrize("name", ["GCN", "GAT", "GATv2", "GraphSAGE", "LSTM", "ChildSumTreeLSTM", "TreeGRU"])
+def test_whole_numbers_are_refused_as_features(name):
+    layer = getattr(mpnn.nn, name)(3, 2)
+    with pytest.raises(TypeError, match=rf"({name}|Linear): x has dtype torch.int64; expected floating-point.*Embedding"):
+        layer(torch.ones(4, 3, dtype=torch.long), torch.tensor([[0, 1], [1, 2]]))
+
+
 def test_edge_types_must_be_those_of_the_messages():
     far = torch.tensor([[3], [0]])
     assert Relational().propagate({"far": far, "near": EDGES}, x=torch.eye(4))[0].tolist() == [0, 0, 0, 10]
