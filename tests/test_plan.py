@@ -135,7 +135,7 @@ def test_a_wrong_number_of_features_is_refused(layer):
 @pytest.mark.parametrize("name", ["GCN", "GAT", "GATv2", "GraphSAGE", "LSTM", "ChildSumTreeLSTM", "TreeGRU"])
 def test_whole_numbers_are_refused_as_features(name):
     layer = getattr(mpnn.nn, name)(3, 2)
-    with pytest.raises(TypeError, match=rf"({name}|Linear): x has dtype torch.int64; expected floating-point.*Embedding"):
+    with pytest.raises(TypeError, match=rf"({name}|Linear): x has dtype torch.int64; expected floating.*Embedding"):
         layer(torch.ones(4, 3, dtype=torch.long), torch.tensor([[0, 1], [1, 2]]))
 
 
