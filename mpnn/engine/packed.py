@@ -123,17 +123,17 @@ def _laid_out(plan: Plan) -> Chains:
 
 def _placed(column: np.ndarray, step: np.ndarray, length: np.ndarray, blocks: list, device: torch.device) -> Chains:
     """The rows of nodes in these columns, so many steps from where their chains begin."""
-    count, node = column.size, np.arange(column.size)
+    count, total, node = column.size, sum(steps * width for steps, width in blocks), np.arange(column.size)
     widths = np.repeat([width for _, width in blocks], [steps for steps, _ in blocks])
     begin = np.cumsum([0, *widths])  # the first row of each step
     place = begin[step] + column
-    rows = np.full(begin[-1], count)
+    rows = np.full(total, count)
     rows[place] = node
     first = torch.from_numpy(rows[: length.size]).to(device)
-    if begin[-1] == count and (place == node).all():
+    if total == count and (place == node).all():
         return Chains(column, step, length, blocks, first, None, None, None)
     last = rows[begin[length - 1] + np.arange(length.size)]
-    read = np.where(rows < count, rows, last[np.arange(begin[-1]) - np.repeat(begin[:-1], widths)])
+    read = np.where(rows < count, rows, last[np.arange(total) - np.repeat(begin[:-1], widths)])
     return Chains(column, step, length, blocks, first, *(torch.from_numpy(v).to(device) for v in (place, rows, read)))
 
 
