@@ -219,6 +219,130 @@ def test_wide_fields_are_cut_by_the_buffer_and_narrow_ones_by_torch():
     assert [wide for wide, _ in found] == ["_OpenBackward", "_StepBackward", "_StepBackward"]
 
 
+# Runs of levels that read the one before ----------------------------------------------------------------------------
+
+
+class Chained(mpnn.MessagePassing):
+    """h_i = tanh(x_i + h_j), with something done to the message or the state."""
+
+    state = ("h",)
+
+    def __init__(self, to_message=lambda value: value, to_state=lambda value: value):
+        super().__init__()
+        self.to_message, self.to_state = to_message, to_state
+
+    def message(self, h_j):
+        return self.to_message(h_j)
+
+    def update(self, x, message):
+        return self.to_state(torch.tanh(x + message))
+
+
+def steps_of(out):
+    """How often the state was written to the buffer."""
+    seen, waiting = set(), [out.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    return sum(node.name() == "_StepBackward" for node in seen)
+
+
+def chained(way, edges, **hooks):
+    generator = torch.Generator().manual_seed(0)
+    fields = {key: normal(generator, 6, WIDTH) for key in ("x", "h")}
+    (out,) = propagate(way, Chained(**hooks), torch.tensor(edges).t(), topological, fields)
+    return out, list(fields.values())
+
+
+LINE = [(i, i + 1) for i in range(5)]
+RUNS = {
+    "chain": (LINE, 1),
+    "chain with a skip": ([*LINE, (0, 3)], 2),
+    "two chains": ([(0, 2), (1, 3), (2, 4), (3, 5)], 1),
+    "one chain ends": ([(0, 2), (1, 3), (2, 4), (4, 5)], 2),
+    "chains that cross": ([(0, 3), (1, 2), (2, 4), (3, 5)], 2),
+    "a tree": ([(0, 2), (1, 2), (2, 3), (3, 4), (4, 5)], 1),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_levels_that_read_just_the_one_before_are_written_at_once(name, monkeypatch):
+    edges, runs = RUNS[name]
+    found, leaves = chained("wavefront", edges)
+    expected, same = chained("reference", edges)
+    assert steps_of(found) == runs
+    for a, b in zip([found, *gradients(found, leaves)], [expected, *gradients(expected, same)], strict=True):
+        assert_close(a, b, name)
+    monkeypatch.setattr(sys.modules["mpnn.engine.wavefront"], "NARROW", 0)
+    assert steps_of(chained("wavefront", edges)[0]) == mpnn.plan(torch.tensor(edges).t(), "topological", 6).num_levels
+
+
+def test_a_hook_on_what_is_handed_on_sees_the_gradient_of_the_message_alone():
+    def halve(h_j):
+        if len(h_j) and h_j.requires_grad:
+            h_j.register_hook(lambda grad: grad / 2)
+        return h_j
+
+    (found, ours), (expected, theirs) = (chained(way, LINE, to_message=halve) for way in ("wavefront", "reference"))
+    for a, b in zip(gradients(found, ours), gradients(expected, theirs), strict=True):
+        assert_close(a, b, "gradient")
+
+
+OTHERS = {
+    "of another dtype": lambda new: new.float(),
+    "one column for all": lambda new: new[:, :1] * 2,
+    "a part of another tensor": lambda new: torch.cat([new, new], 1)[:, :WIDTH],
+}
+
+
+@pytest.mark.parametrize("since", [0, 2, 5])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_state_that_is_not_what_the_buffer_holds_is_not_handed_on(name, since, monkeypatch):
+    """Be it so from the first level on, or later."""
+
+    def run():
+        level = iter(range(6))
+        return chained("wavefront", LINE, to_state=lambda new: OTHERS[name](new) if next(level) >= since else new)
+
+    found, leaves = run()
+    assert steps_of(found) == max(6 - since, 1)
+    monkeypatch.setattr(sys.modules["mpnn.engine.wavefront"], "NARROW", 0)
+    expected, same = run()
+    assert torch.equal(found, expected)
+    for a, b in zip(gradients(found, leaves), gradients(expected, same), strict=True):
+        assert_close(a, b, "gradient")
+
+
+@pytest.mark.usefixtures("cut")
+def test_a_hook_that_writes_to_what_is_handed_on_is_refused():
+    with pytest.raises(RuntimeError, match="wrote in place"):
+        chained("wavefront", LINE, to_message=lambda h_j: h_j.mul_(2.0) if not h_j.is_leaf else h_j)
+
+
+def test_garbage_is_collected_after_a_pass_as_before_it():
+    class Broken(Exception):
+        pass
+
+    def fail(value):
+        assert not gc.isenabled()
+        raise Broken
+
+    assert gc.isenabled()
+    chained("wavefront", LINE)
+    assert gc.isenabled()
+    with pytest.raises(Broken):
+        chained("wavefront", LINE, to_state=fail)
+    assert gc.isenabled()
+    try:
+        gc.disable()
+        chained("wavefront", LINE)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 # Gradients whose memory is shared -------------------------------------------------------------------------------------
 
 

@@ -12,11 +12,13 @@ level's part of its gradient goes straight to its place, and nothing is kept to 
 narrow it is torch that cuts, as a call costs more there than the joining.
 
 Where the sources of a level's edges stand side by side in the buffer, as on chains, they are not copied out of it: what
-is read shares its memory, which no later level writes to.
+is read shares its memory, which no later level writes to. And where levels are narrow, one that reads just the level
+before it is handed that state as it is: the buffer gets the states of such a run at its end, all at once.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
@@ -32,10 +34,11 @@ from mpnn.engine.call import Call, Result, Rowwise, aggregate, each, joined, mes
 from mpnn.hooks import Argument, Hook
 
 PATH = "the wavefront"
-NARROW = 1 << 12  # numbers of a column in a level, below which it is torch that cuts the column
+NARROW = 1 << 12  # numbers in a level, below which it is torch that cuts a column and hands the state on
 
 
 _VERSION = attrgetter("_version")  # how often a tensor was written to
+_alias = torch.ops.aten.alias.default  # the same values as a tensor of their own, with a gradient of its own
 Rows = Tensor | slice  # of the buffer: any, or some that stand side by side
 
 
@@ -51,11 +54,11 @@ class _Buffer:
         self.before: list[Tensor] = []
         self.data: list[Tensor] = []
         self.shape: list[Tensor] = []  # one number each, seen as large as the field
-        self.grad: list[Tensor] = []
+        self.grad: list[Tensor | None] = []  # None while it is 0
         self.column_grad: list[Tensor | None] = []
         self.task = None
-        self.lent: list[Tensor] = []  # what was read last and shares memory with the buffer
-        self.watched = True  # whether torch counts what is written to a tensor
+        self.lent: list[Tensor] = []  # what was read last and shares memory with a state or a column
+        self.versions: list[int] = []
 
     def open(self, initial: tuple[Tensor, ...]) -> None:
         """Makes room for the state. What it is before the pass counts only where an edge reads it."""
@@ -65,12 +68,14 @@ class _Buffer:
             if self.keeps_old:
                 self.data[-1].copy_(value)
         self.before = list(initial) if self.stays and self.keeps_old else []
-        self.watched = not any(value.is_inference() for value in [*self.data, *(c.values for c in self.columns)])
 
-    def write(self, level: int, values: tuple[Tensor, ...]) -> None:
-        start, stop = self.bounds[level : level + 2]
+    def rows(self, levels: slice) -> slice:
+        return slice(self.bounds[levels.start], self.bounds[levels.stop])
+
+    def write(self, levels: slice, values: tuple[Tensor, ...]) -> None:
+        rows = self.rows(levels)
         for field, value in zip(self.data, values):
-            field[start:stop].copy_(value)
+            field[rows].copy_(value)
 
     def read(self, level: int) -> list[Tensor]:
         """What a level asks for: rows of the state for each edge type, then its slice of each column.
@@ -90,24 +95,29 @@ class _Buffer:
                 else:
                     read.append(self.data[k].index_select(0, rows))
         columns = [column.values[column.bounds[level] : column.bounds[level + 1]].data for column in self.columns]
-        self.lent = lent + columns
+        self.lend(lent + columns)
         return read + columns
+
+    def lend(self, values: list[Tensor]) -> None:
+        """Notes what hooks get that they must not write to, where torch counts that."""
+        self.lent = [value for value in values if not value.is_inference()]
+        self.versions = list(map(_VERSION, self.lent))
 
     def check_lent(self) -> None:
         """Raises if a hook has written to what it was lent."""
-        if self.watched and any(map(_VERSION, self.lent)):
+        if list(map(_VERSION, self.lent)) != self.versions:
             raise RuntimeError(
                 "a hook wrote in place to what it was given (h_j or the like), which shares memory with the state or "
                 "the field itself; expected a new tensor. Use the operation without the trailing underscore, or "
                 "inplace=False."
             )
-        self.lent = []
+        self.lend([])
 
     @torch.no_grad()
     def read_again(self, level: int) -> list[Tensor]:
         """What a level read, once the pass is over."""
         read = iter(self.read(level))
-        self.lent = []
+        self.lend([])
         if not self.keeps_old:
             return list(read)
         again = []
@@ -132,35 +142,43 @@ class _Buffer:
                 column.values = None
         return data
 
-    def starts(self) -> bool:
-        """Whether this is the first that a backward pass sees of the buffer;
-        what an earlier one left counts no more.
-        """
+    def begin(self) -> None:
+        """What an earlier backward pass has left counts no more."""
         task, self.task = self.task, torch._C._current_graph_task_id()
         if task != self.task:
-            self.column_grad = [None] * len(self.columns)
-        return task != self.task
+            self.grad, self.column_grad = [None] * len(self.shape), [None] * len(self.columns)
 
-    def collect(self, level: int, grads: tuple) -> list[Tensor]:
-        """Adds the gradients of what a level read; returns the state's so far: 0 if the pass did not start from the
-        final state, but from a message or a penalty.
-        """
-        if self.starts():
-            self.grad = [_zeros(shape) for shape in self.shape]
+    def collect(self, level: int, grads: tuple) -> None:
+        """Adds the gradients of what a level read."""
+        self.begin()
         grads = iter(grads)
         for source in self.sources if level + 1 < len(self.bounds) else ():
             for k in source.fields:
                 if (grad := next(grads)) is not None:
-                    self._add(self.grad[k], source.rows[level], grad)
+                    self._add(k, source.rows[level], grad)
         for k, grad in enumerate(grads):
             self._put(k, level, grad)
-        return self.grad
 
-    def _add(self, total: Tensor, rows: Rows, grad: Tensor) -> None:
+    def _add(self, k: int, rows: Rows, grad: Tensor) -> None:
+        if self.grad[k] is None:
+            self.grad[k] = torch.zeros_like(self.shape[k], memory_format=torch.contiguous_format)
+        total = self.grad[k]
         if type(rows) is slice:
             total[rows].add_(grad)
         else:
             total.index_add_(0, rows, _apart(grad, total))
+
+    def take(self, levels: slice) -> list[Tensor | None]:
+        """The gradient of the state of some levels; from now on the slice is that of the state from before the pass."""
+        rows = self.rows(levels)
+        slices = [None if grad is None else grad[rows] for grad in self.grad]
+        if not self.keeps_old:
+            return slices
+        taken = [None if part is None else part.clone() for part in slices]
+        for part in slices:
+            if part is not None:
+                part.zero_()
+        return taken
 
     def _put(self, k: int, level: int, grad: Tensor | None) -> None:
         """A level's part of a column's gradient; levels further up that had none have 0."""
@@ -205,28 +223,20 @@ class _Open(torch.autograd.Function):
 
 
 class _Step(torch.autograd.Function):
-    """A level's new state into its slice of the buffer; and what the next level reads."""
+    """The new state of a level, or of a run of them, into its slice of the buffer; and what the next level reads."""
 
     @staticmethod
-    def forward(ctx, token, buffer, level, *values):
-        ctx.buffer, ctx.level = buffer, level
+    def forward(ctx, token, buffer, levels, *values):
+        ctx.buffer, ctx.levels = buffer, levels
         ctx.set_materialize_grads(False)
-        buffer.check_lent()
-        buffer.write(level, values)
-        return token.new_empty(0), *buffer.read(level + 1)
+        buffer.write(levels, values)
+        return token.new_empty(0), *buffer.read(levels.stop)
 
     @staticmethod
     def backward(ctx, _, *grads):
         kernels.refuse_double_backward(PATH)
-        buffer = ctx.buffer
-        start, stop = buffer.bounds[ctx.level : ctx.level + 2]
-        slices = [grad[start:stop] for grad in buffer.collect(ctx.level + 1, grads)]
-        if buffer.keeps_old:
-            taken = [s.clone() for s in slices]
-            for s in slices:
-                s.zero_()
-            slices = taken
-        return None, None, None, *slices
+        ctx.buffer.collect(ctx.levels.stop, grads)
+        return None, None, None, *ctx.buffer.take(ctx.levels)
 
 
 class _Close(torch.autograd.Function):
@@ -235,23 +245,15 @@ class _Close(torch.autograd.Function):
     @staticmethod
     def forward(ctx, token, buffer, order, back):
         ctx.buffer, ctx.order = buffer, order
-        ctx.set_materialize_grads(False)  # a field that nobody asks for has one buffer of 0, not two
+        ctx.set_materialize_grads(False)  # a field that nobody asks for has no buffer of 0
         return tuple(_ordered(field, back) for field in buffer.close())
 
     @staticmethod
     def backward(ctx, *grads):
         kernels.refuse_double_backward(PATH)
-        shapes = ctx.buffer.shape
-        grads = [_zeros(like) if grad is None else _ordered(grad, ctx.order) for grad, like in zip(grads, shapes)]
-        if ctx.buffer.starts():
-            ctx.buffer.grad = grads
-        else:
-            torch._foreach_add_(ctx.buffer.grad, grads)
+        ctx.buffer.begin()  # this comes first: all that reads the buffer is a step before it
+        ctx.buffer.grad = [None if grad is None else _ordered(grad, ctx.order) for grad in grads]
         return None, None, None, None
-
-
-def _zeros(like: Tensor) -> Tensor:
-    return torch.zeros_like(like, memory_format=torch.contiguous_format)
 
 
 def _ordered(values: Tensor, order: Tensor | None) -> Tensor:
@@ -409,13 +411,16 @@ class _Sources:
     def __init__(self, plan, kind: str):
         self.plan, self.kind = plan, kind
         self.rows: list[Rows] = []
+        self.follows: list[bool] = []  # whether a level reads the one before it, whole
         self.fields: list[int] = []
         self.values: list[Tensor] = []  # of the level that is running
 
     def field(self, k: int) -> _Source:
         if k not in self.fields:
             self.fields.append(k)
-            self.rows = self.plan.edges[self.kind].remember("rows by level", lambda: rows_of(self.plan, self.kind))
+            edges = self.plan.edges[self.kind]
+            self.rows = edges.remember("rows by level", lambda: rows_of(self.plan, self.kind))
+            self.follows = edges.remember("follows", lambda: follows(self.rows, bounds_of(self.plan)))
         return _Source(self, self.fields.index(k))
 
 
@@ -443,6 +448,12 @@ def rows_of(plan, kind: str) -> list[Rows]:
         out.append(slice(low, high + 1) if count and not gaps and high < written else index)
         written += width
     return out
+
+
+def follows(rows: list[Rows], bounds: list[int]) -> list[bool]:
+    """Whether the sources of each level's edges are the level before it, whole and in order."""
+    levels = map(slice, bounds, bounds[1:])
+    return [False, *(type(read) is slice and read == level for read, level in zip(rows[1:], levels))]
 
 
 class _Targets:
@@ -475,6 +486,31 @@ class _Random:
             for device, at in zip(self.cuda, state[1:]):
                 torch.cuda.set_rng_state(at, device)
             yield
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection: a pass makes little garbage, and all of a long history lives, which is slow to search.
+
+    It is off in all threads. In the end it is what it was in the beginning.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _kind(value: Tensor) -> tuple:
+    """What a new state has in common with the buffer where it can be handed on in its place; so no part of a field."""
+    return value.dtype, value.device, value.shape[1:], value._is_view()
+
+
+def _cast(value: Tensor, field: Tensor) -> Tensor:
+    """A new state as the buffer will hold it."""
+    return value.to(field).expand(value.shape[:1] + field.shape[1:])
 
 
 class Wavefront:
@@ -553,28 +589,54 @@ class Wavefront:
             return self._result(new, [kept] if self.keep else [])
         return self._result(*self.level_after_level())
 
+    @uncollected()
     def level_after_level(self) -> tuple[tuple, list]:
         """The state after the last level, and what edge updates may ask for."""
         kept = []
         sources = [source for source in self.sources if source.fields]
-        columns = [column for column in self.columns.values() if getattr(column, "with_gradient", False)]
-        if not self.recompute:
-            for column in columns:
-                if column.values.numel() < NARROW * self.plan.num_levels:
-                    column.split()
-            columns = [column for column in columns if column.parts is None]
+        columns = self.cut()
         self.buffer = _Buffer(self.plan, sources, columns, self.recompute)
         initial = [self.in_level_order(self.call.fields[name]) for name in self.layer.state]
         self.random, fire = _Random(self.plan.level.device), self.fire_lightly if self.recompute else self.fire
+        handed_on = self.handed_on(sources, columns, initial)
         token, *read = _Open.apply(self.buffer, *initial, *(column.values for column in columns))
+        first, run, kinds = 0, [], list(map(_kind, self.buffer.data))
         for level in range(self.plan.num_levels):
             self.hand_out(read)
             new, *parts = fire(level)
+            self.buffer.check_lent()
             if self.keep:
                 kept.append(parts)
-            token, *read = _Step.apply(token, self.buffer, level, *new)
+            run.append(new)
+            if handed_on[level + 1] and list(map(_kind, new)) == kinds:
+                read = [_alias(new[k]) for source in sources for k in source.fields]
+                self.buffer.lend(read)
+                continue
+            if first < level:
+                run[-1] = tuple(map(_cast, new, self.buffer.data))
+                new = joined(run)
+            token, *read = _Step.apply(token, self.buffer, slice(first, level + 1), *new)
+            first, run = level + 1, []
         self.hand_out([None] * sum(len(source.fields) for source in sources) + [None] * len(columns))
         return _Close.apply(token, self.buffer, self.plan.node_order, self.plan.node_position), kept
+
+    def cut(self) -> list[_Column]:
+        """The columns that the buffer cuts into levels; the narrow ones are cut by torch."""
+        columns = [column for column in self.columns.values() if getattr(column, "with_gradient", False)]
+        if self.recompute:
+            return columns
+        for column in columns:
+            if column.values.numel() < NARROW * self.plan.num_levels:
+                column.split()
+        return [column for column in columns if column.parts is None]
+
+    def handed_on(self, sources: list[_Sources], columns: list[_Column], initial: list[Tensor]) -> list[bool]:
+        """Which levels are handed the state of the level before as it is."""
+        levels = self.plan.num_levels
+        narrow = not columns and all(value.numel() < NARROW * levels for value in initial)
+        if not (narrow and sources and torch.is_grad_enabled()) or self.recompute:
+            return [False] * (levels + 1)
+        return [*map(all, zip(*(source.follows for source in sources))), False]
 
     def hand_out(self, read: list) -> None:
         """Gives each edge type and each column what was read for it."""
