@@ -245,7 +245,7 @@ def test_nodes_in_any_order_get_their_own_states():
 
 @pytest.mark.parametrize(("cell", "kept"), [("gru", 5), ("lstm", 7)])
 def test_of_a_step_only_the_gates_and_the_state_are_kept_for_the_way_back(cell, kept):
-    """GRU: r, z, n, the candidate's product and h; LSTM: i, f, g, o, tanh(c), h and c. Narrow levels keep a state twice."""
+    """GRU: r, z, n, the candidate's product and h; LSTM: i, f, g, o, tanh(c), h and c. (Narrow levels keep h twice.)"""
 
     class Product(torch.nn.Linear):
         def forward(self, x, edge_index):
