@@ -13,8 +13,8 @@ Bits per character on the test are given for an LSTM and a GRU, beside a unigram
 smoothing (Witten & Bell 1991) of the order that is best on the held-out part. No published figure on this split was
 verified; sampled text goes to ``out/charlm-lstm.txt``.
 
-After 15 epochs: GRU 2.13 bits, LSTM 2.15 (three seeds), 5-gram 2.41, unigram 4.83. An epoch takes 14 s with an LSTM and
-28 s with a GRU on a free core (AMD EPYC), so a seed 4 and 7 minutes::
+After 15 epochs, over three seeds: GRU 2.13 bits, LSTM 2.15, 5-gram 2.41, unigram 4.83. An epoch takes 14 s with an LSTM
+and 28 s with a GRU on a free core (AMD EPYC), so a seed 4 and 7 minutes::
 
     mpnn run charlm --json out/charlm.json
     mpnn run charlm --model lstm --seeds 1 --temperature 0.5
