@@ -301,8 +301,16 @@ def _sampled(edges: Edges, rows: Tensor, cols: Tensor) -> Tensor:
 
 
 def attend(edges: Edges | Loose, score: Tensor, value: Tensor) -> Tensor:
-    """``weighted_sum`` with the softmax of scores as weights; on the way back the gradient of the weights becomes that
-    of the scores in its own place.
+    """``out_i = sum_j softmax_j(score_ij) value_j``: on the way back the gradient of the weights becomes that of the
+    scores in its own place, so that there is one tensor of edges by heads less.
+
+    Args:
+        edges: E edges between N_src sources and N_dst targets.
+        score: ``(E,)``, or ``(E, K)`` for K heads.
+        value: ``(N_src, ...)``, or ``(N_src, K, F)`` with heads.
+
+    Returns:
+        ``(N_dst, ...)``; 0 for a node without edges.
     """
     if isinstance(edges, Loose):
         return weighted_sum(edges, softmax(edges, score), value)
