@@ -14,7 +14,6 @@ from mpnn.features import check_dense, check_features
 from mpnn.kept import Unwritten
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan
-from mpnn.products import linear
 from mpnn.times import Times
 
 __all__ = ["RecNN", "Recursive"]
@@ -134,6 +133,9 @@ class RecNN(Recursive):
         check_positions(self, child, self.num_children)
         return self.run(x, edge_index, schedule, child=child)
 
+    def one_way(self, x: Tensor, edge_index: Any, schedule: Any, child: Tensor) -> Tensor:
+        return super().one_way(x, edge_index, schedule, child=child, U=times(self.weight_hh))
+
     def message(self, h_j, child):
         return h_j, child
 
@@ -141,8 +143,8 @@ class RecNN(Recursive):
         h_j, child = message
         return by_position(h_j, child, index, num_nodes, self.num_children)
 
-    def update(self, z, message=None):
-        return self.nonlinearity(z if message is None else linear(message, self.weight_hh, plus=z))
+    def update(self, z, U, message=None):
+        return self.nonlinearity(z if message is None else U(message, plus=z))
 
 
 # What layers for trees share ------------------------------------------------------------------------------------------
@@ -176,6 +178,11 @@ def check_positions(layer: Recursive, child: Tensor, num_children: int) -> None:
 def times(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """``h -> h W^T + b``, to hand a part of a weight to hooks, cut out once for all levels; ``plus=`` is added."""
     return Times(weight, bias)
+
+
+def tanh(block: Tensor) -> Tensor:
+    """``torch.tanh`` of a block of gates, which stand apart in memory: of such numbers torch takes it on one thread."""
+    return torch.tanh(block.contiguous())
 
 
 def join(up: Any, down: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
-from mpnn.nn.recursive import Recursive, join, times
+from mpnn.nn.recursive import Recursive, join, tanh, times
 from mpnn.plan import Plan, plan
 
 __all__ = ["GraphStructuredLSTM"]
@@ -95,7 +95,7 @@ class GraphStructuredLSTM(Recursive):
         h_pi, c_pi = message_parent or (None, None)
         z = z if c_p is None and c_pi is None else UV(_beside(h_p, h_pi), plus=z)
         i, f, new, o, g = z.chunk(5, dim=1)
-        c = torch.sigmoid(i) * (torch.tanh(new) if self.candidate == "tanh" else new)
+        c = torch.sigmoid(i) * (tanh(new) if self.candidate == "tanh" else new)
         c = c if c_p is None else torch.addcmul(c, torch.sigmoid(f), c_p)
         c = c if c_pi is None else torch.addcmul(c, torch.sigmoid(g), c_pi)
         return torch.sigmoid(o) * torch.tanh(c), c

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mpnn.engine import rowwise
-from mpnn.nn.recursive import Recursive, by_position, check_positions, times
+from mpnn.nn.recursive import Recursive, by_position, check_positions, tanh, times
 from mpnn.products import linear
 
 __all__ = ["ChildSumTreeLSTM", "NaryTreeLSTM", "TreeGRU"]
@@ -75,7 +75,7 @@ class ChildSumTreeLSTM(Recursive):
     def update(self, igo, U, message=None):
         h, kept = message or (None, None)
         i, g, o = (igo if h is None else U(h, plus=igo)).chunk(3, dim=1)
-        c = torch.sigmoid(i) * torch.tanh(g)
+        c = torch.sigmoid(i) * tanh(g)
         c = c if kept is None else c + kept
         return torch.sigmoid(o) * torch.tanh(c), c
 
@@ -142,6 +142,9 @@ class NaryTreeLSTM(Recursive):
         check_positions(self, child, self.num_children)
         return self.run(x, edge_index, schedule, child=child)
 
+    def one_way(self, x: Tensor, edge_index: Any, schedule: Any, child: Tensor) -> tuple[Tensor, Tensor]:
+        return super().one_way(x, edge_index, schedule, child=child, U=times(self.weight_hh))
+
     def message(self, h_j, c_j, child):
         return h_j, c_j, child
 
@@ -149,14 +152,14 @@ class NaryTreeLSTM(Recursive):
         *states, child = message
         return tuple(by_position(s, child, index, num_nodes, self.num_children) for s in states)
 
-    def update(self, z, message=None):
+    def update(self, z, U, message=None):
         i, f, g, o = z.chunk(4, dim=1)
         if message is None:
-            c = torch.sigmoid(i) * torch.tanh(g)
+            c = torch.sigmoid(i) * tanh(g)
         else:
             H, n = self.hidden_features, self.num_children
             h, c = message
-            Ui, Uf, Ug, Uo = linear(h, self.weight_hh).split([H, n * H, H, H], dim=1)
+            Ui, Uf, Ug, Uo = U(h).split([H, n * H, H, H], dim=1)
             f = torch.sigmoid(f.unsqueeze(1) + Uf.view(-1, n, H))
             c = torch.sigmoid(i + Ui) * torch.tanh(g + Ug) + (f * c.view(-1, n, H)).sum(1)
             o = o + Uo
