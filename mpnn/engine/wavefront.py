@@ -21,6 +21,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import Any
@@ -302,7 +303,10 @@ class Ragged:
 
     def __init__(self, num_nodes: int, index: Tensor):
         self.num_nodes, self.index = num_nodes, index
-        self.degree = torch.bincount(index, minlength=num_nodes).clamp(min=1)
+
+    @cached_property
+    def degree(self) -> Tensor:
+        return torch.bincount(self.index, minlength=self.num_nodes).clamp(min=1)
 
     def sum(self, values: Tensor) -> Tensor:
         return values.new_zeros(self.num_nodes, *values.shape[1:]).index_add(0, self.index, values)
@@ -351,11 +355,12 @@ def segments(plan, kind: str) -> list:
         return [Whole(edges)]
 
     def build():
-        start, out = 0, []
-        for nodes, degree, dst in zip(plan.node_counts, edges.degrees, edges.dst.split(edges.counts)):
-            out.append(Ragged(nodes, dst - start) if degree is None else Uniform(nodes, degree, dst - start))
-            start += nodes
-        return out
+        first, counts = (torch.tensor(of, device=edges.dst.device) for of in (bounds_of(plan)[:-1], edges.counts))
+        index = (edges.dst - first.repeat_interleave(counts)).split(edges.counts)  # counted from a level's first node
+        return [
+            Ragged(nodes, at) if degree is None else Uniform(nodes, degree, at)
+            for nodes, degree, at in zip(plan.node_counts, edges.degrees, index)
+        ]
 
     return edges.remember("segments", build)
 
