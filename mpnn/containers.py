@@ -23,9 +23,9 @@ def apply(layer: nn.Module, data: Data | HeteroData, **more: Any) -> Data | Hete
         for layer in layers:
             data = mpnn.apply(layer, data)
 
-    Of a ``HeteroData`` a layer is given each field as ``{type: value}`` of the types that have it, ``edge_index`` among
-    them, and its result, in the same form, is x of the types it names. A module on rows is applied to x of every type.
-    Layers of torch_geometric may call the fields ``x_dict``, ``edge_index_dict``, ...
+    Of a ``HeteroData`` a layer is given each field as ``{type: value}`` of the types that have it, ``edge_index`` and
+    ``num_nodes`` among them, and its result, in the same form, is x of the types it names. A module on rows is applied
+    to x of every type. Layers of torch_geometric may call the fields ``x_dict``, ``edge_index_dict``, ...
 
     Args:
         layer: a layer of ``mpnn.nn`` or ``torch_geometric.nn``, or any module on rows.
@@ -78,6 +78,8 @@ def _field(data: Data, name: str) -> Any:
     """What a container holds by a name; None if nothing."""
     if name == "edge_index" and "plan" in data:
         return data.plan
+    if isinstance(data, HeteroData) and name in ("num_nodes", "num_nodes_dict"):
+        return data.num_nodes_dict  # of types that x tells the number of, too
     if name in ("num_graphs", "num_nodes"):
         return getattr(data, name, None)
     if isinstance(data, HeteroData):

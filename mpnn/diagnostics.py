@@ -343,6 +343,7 @@ def gamma(layer: RNN, h: Tensor, of_layer: int = 0) -> tuple[Tensor, float]:
         :math:`\gamma` ``(N,)``, and the bound :math:`\|U\|_2`.
 
     Raises:
+        TypeError: the layer is no ``RNN``.
         ValueError: the layer is residual.
 
     Example:
@@ -352,6 +353,11 @@ def gamma(layer: RNN, h: Tensor, of_layer: int = 0) -> tuple[Tensor, float]:
         >>> bool((of_node <= bound).all())
         True
     """
+    if not isinstance(layer, RNN):
+        raise TypeError(
+            f"gamma: layer is a {type(layer).__name__}; expected an mpnn.nn.RNN, whose step is one product. "
+            "state_sensitivity measures any layer with a state."
+        )
     if layer.residual:
         raise ValueError("gamma: the layer is residual, so that a step is I + diag(f') U and gamma is no bound for it.")
     U, h = layer.weights(of_layer, "").weight_hh.detach(), h.detach()
@@ -469,7 +475,7 @@ def plot_sensitivity(found: Mapping[str, Sensitivity], ax: Axes | None = None, p
     """The mean norm against the distance, a line each, with the rate a step in the legend.
 
     Args:
-        found: by name.
+        found: what is drawn, by name: ``{"LSTM": state_sensitivity(...)}``.
         ax: where to draw; a new figure unless given.
         path: a file to write; folders are made.
 
@@ -479,7 +485,7 @@ def plot_sensitivity(found: Mapping[str, Sensitivity], ax: Axes | None = None, p
         'RNN: x 0.5 a step'
     """
     ax = _axes(ax)
-    for name, one in found.items():
+    for name, one in _by_name("plot_sensitivity", found):
         distance, norm = one.by_distance()
         kept = norm > 0
         ax.plot(distance[kept], norm[kept], marker="." if len(distance) < 40 else None, label=_with_rate(name, one))
@@ -505,11 +511,17 @@ def plot_energies(found: Mapping[str, Sequence[float] | Tensor], ax: Axes | None
         'Dirichlet energy'
     """
     ax = _axes(ax)
-    for name, energy in found.items():
+    for name, energy in _by_name("plot_energies", found):
         ax.plot(range(1, len(energy) + 1), [float(e) for e in energy], marker=".", label=name)
     ax.set(xlabel="layer", ylabel="Dirichlet energy", yscale="log")
     ax.legend()
     return _written(ax, path)
+
+
+def _by_name(owner: str, found: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    if not isinstance(found, Mapping):
+        raise TypeError(f"{owner}: found is a {type(found).__name__}; expected a dict. Name it: {{'LSTM': found}}.")
+    return found.items()
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
+from torch_geometric.data import Data, HeteroData
 
 from mpnn.graph import check_edges, names_of
 from mpnn.plan import plan
@@ -69,6 +69,7 @@ def draw(
         The matplotlib ``Axes``. Edges carry arrows unless each has its opposite.
 
     Raises:
+        TypeError: ``data`` is no graph of these.
         ValueError: both ``schedule`` and ``level``; something that has not one entry for each node; an unknown layout,
             or one that the structure of the graph does not admit; a colour that is none.
         CycleError: the schedule is topological, or the layout ``"dag"``, and the graph has a cycle.
@@ -121,6 +122,11 @@ def _read(data: Any) -> _Graph:
     import networkx as nx
 
     given = data = _of_networkx(data) if isinstance(data, nx.Graph) else data
+    if not isinstance(data, (Data, HeteroData)):
+        raise TypeError(
+            f"draw: data is a {type(data).__name__}; expected a torch_geometric Data, Batch or HeteroData, or a "
+            "networkx graph. Wrap edges: Data(edge_index=edge_index, num_nodes=num_nodes)."
+        )
     if hasattr(data, "edge_types"):
         data = _of_hetero(data)
     check_edges("draw", data.edge_index, data.num_nodes)

@@ -22,6 +22,11 @@ _bags = Kept()
 
 def is_sparse(x: Tensor) -> bool:
     """Whether features are held in a sparse layout of any kind."""
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"x is a {type(x).__name__}; expected a tensor (N, F). Of a Data pass data.x, data.edge_index, or call "
+            "mpnn.apply(layer, data); of nodes of several types, mpnn.nn.RelationWise takes a layer for each edge type."
+        )
     return x.layout is not torch.strided
 
 

@@ -148,3 +148,16 @@ def test_layers_of_torch_geometric_with_many_types_fit_in():
     del graph["venue"]
     assert torch.equal(apply(layer, graph)["paper"].x, layer(graph.x_dict, graph.edge_index_dict)["paper"])
     assert apply(layer, graph)["author"].x is graph["author"].x
+
+
+def test_of_many_types_a_layer_that_asks_for_the_numbers_of_nodes_has_one_for_each_type():
+    graph = typed()
+    seen = []
+
+    class Counted(nn.Module):
+        def forward(self, x, edge_index, num_nodes, num_nodes_dict):
+            seen.extend([num_nodes, num_nodes_dict])
+            return x
+
+    apply(Counted(), graph)
+    assert seen == [{"paper": 3, "author": 2, "venue": 1}] * 2

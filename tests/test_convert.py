@@ -371,7 +371,7 @@ def test_an_undirected_edge_that_does_not_fit_counts_once():
 
 
 def test_a_name_that_no_node_has_lists_the_names_there_are():
-    with pytest.raises(ValueError, match=r"no attribute 'feta'.*2 of 2.*Attributes there are: 'feat'"):
+    with pytest.raises(ValueError, match=r"no attribute 'feta'.*2 of 2.*Attributes there are: 'feat'.*with edge_"):
         from_networkx(table({"a": 1, "b": 2}), x="feta")
 
 

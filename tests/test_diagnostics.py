@@ -310,6 +310,11 @@ def test_gamma_is_the_norm_of_the_matrix_of_the_text_and_bounds_the_gradient(non
     assert torch.linalg.svdvals(delta)[0] <= found[:5].prod() + 1e-12
 
 
+def test_gamma_of_a_layer_whose_step_is_no_single_product_is_refused():
+    with pytest.raises(TypeError, match="gamma: layer is a LSTM; expected an mpnn.nn.RNN"):
+        gamma(mpnn.nn.LSTM(3, 4), torch.zeros(2, 4))
+
+
 def test_gamma_of_a_residual_network_is_refused():
     layer = mpnn.nn.RNN(3, 4, residual=True)
     with pytest.raises(ValueError, match="residual"):
@@ -395,3 +400,11 @@ def test_pictures_have_a_line_a_model_and_are_written(tmp_path):
     axes = plot_energies({"GCN": [1.0, 0.1, 0.01]}, path=tmp_path / "energies.png")
     assert list(axes.lines[0].get_xdata()) == [1, 2, 3] and (tmp_path / "energies.png").exists()
     assert plot_energies({"more": [2.0]}, ax=axes) is axes and len(axes.lines) == 2
+
+
+def test_pictures_of_what_has_no_name_are_refused():
+    found = Sensitivity(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]), torch.tensor([0]))
+    with pytest.raises(TypeError, match=r"plot_sensitivity: found is a Sensitivity; .* Name it: \{'LSTM': found\}"):
+        plot_sensitivity(found)
+    with pytest.raises(TypeError, match=r"plot_energies: found is a list"):
+        plot_energies([1.0, 0.1])

@@ -20,6 +20,7 @@ from mpnn import schedule  # noqa: E402
 from mpnn.convert import from_networkx  # noqa: E402
 from mpnn.draw import draw, write_small  # noqa: E402
 from mpnn.expressions import random_expression  # noqa: E402
+from mpnn.plan import plan  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -334,6 +335,12 @@ def test_a_cycle_under_topological_is_named_by_id():
 def test_what_does_not_fit_is_refused_with_its_name_and_value(options, message):
     with pytest.raises(ValueError, match=message):
         draw(chain(3), **options)
+
+
+@pytest.mark.parametrize("given", [chain(3).edge_index, plan(chain(3))])
+def test_what_is_no_container_is_refused_with_the_way_to_make_one(given):
+    with pytest.raises(TypeError, match=rf"draw: data is a {type(given).__name__}; expected .* Wrap edges: Data\("):
+        draw(given)
 
 
 @pytest.mark.parametrize("layout", ["chain", "tree"])

@@ -239,6 +239,7 @@ def _missing(request: Request, rows: Rows, source: Any, missing: list[int]) -> V
     known = dict.fromkeys(known for attrs in rows.attrs for known in attrs)
     lost = source not in known and not callable(source)
     there = f" Attributes there are: {', '.join(map(repr, list(known)[:12])) or 'none'}." if lost else ""
+    there += " Of edges ask by a keyword that starts with edge_." if lost and request.owner == "node" else ""
     return ValueError(
         f"from_networkx: {what}; expected a value for every {request.owner}. {rows.share(missing)} have none."
         f"{there} Add them, or pass fill=, such as fill=0 or fill={{{request.field!r}: 0}}."

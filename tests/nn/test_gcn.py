@@ -94,6 +94,12 @@ def test_a_wrong_width_is_refused_before_anything_is_summed():
         mpnn.nn.GCN(3, 5)(torch.ones(7, 4), graphs()["tree"].edge_index)
 
 
+@pytest.mark.parametrize("given", [graphs()["tree"], {"paper": torch.ones(7, 3)}])
+def test_what_is_no_tensor_of_features_is_refused_with_the_way_to_pass_it(given):
+    with pytest.raises(TypeError, match=rf"x is a {type(given).__name__}; expected a tensor .*mpnn.apply\(layer, d"):
+        mpnn.nn.GCN(3, 5)(given, graphs()["tree"].edge_index)
+
+
 def test_a_plan_of_constant_weights_keeps_no_more_than_two_matrices():
     data = graphs()["random"]
     layer = mpnn.nn.GCN(3, 2)
