@@ -228,7 +228,7 @@ def get(schedule: str | Schedule | Tensor | Mapping[str, Tensor]) -> Schedule:
 def _colours(src: Tensor, dst: Tensor, num_nodes: int) -> Tensor:
     """The smallest colour that no neighbour coloured before has; nodes with most edges come first."""
     ends = torch.stack([torch.cat([src, dst]), torch.cat([dst, src])])[:, (src != dst).repeat(2)].cpu()
-    ends = ends[:, torch.argsort(ends[0], stable=True)]
+    ends = ends[:, torch.argsort(ends[0])]
     degree = torch.bincount(ends[0], minlength=num_nodes)
     stop = degree.cumsum(0).tolist()
     neighbours, colour = memoryview(ends[1].numpy()), [-1] * num_nodes
@@ -250,7 +250,7 @@ def _longest_path(src: Tensor, dst: Tensor, num_nodes: int, later: Tensor | None
     device = src.device
     order = in_order(src.cpu(), num_nodes)
     head = dst.cpu()[order].numpy()
-    step = np.ones(head.size, dtype=np.int64) if later is None else later.cpu()[order].long().numpy()
+    step = np.ones(head.size, dtype=np.int64) if later is None else later.cpu()[order].numpy()
     out = np.zeros(num_nodes + 1, dtype=np.int64)
     np.cumsum(np.bincount(src.cpu().numpy(), minlength=num_nodes), out=out[1:])
     waiting = np.bincount(head, minlength=num_nodes)

@@ -1,5 +1,6 @@
 """Writing from Markov chains and small tables, whose every sequence can be enumerated."""
 
+import math
 from itertools import product
 
 import pytest
@@ -195,3 +196,12 @@ def test_the_best_of_one_is_greedy():
     step, state = model.begin(2)
     drawn = sample(step, state, 0, 6, top_k=1)
     assert drawn.tolist() == [done.tokens for done in greedy(step, state, 0, -1, 6)]
+
+
+def test_a_beam_goes_on_as_long_as_the_longest_text_might_still_be_better():
+    chances = torch.zeros(9, 9)
+    chances[0, [1, 2, 8]] = torch.tensor([0.5, 0.27, 0.23])  # the end at once, or six tokens more, or one for ever
+    chances[[2, 3, 4, 5, 6, 7, 8], [3, 4, 5, 6, 7, 1, 8]] = 1.0
+    chances[1, 1] = 1.0
+    found = beam(lambda token, state: (chances.log()[token], state), (torch.zeros(1),), 0, 1, 7, 1, 1.0)[0]
+    assert found[0].tokens == [2, 3, 4, 5, 6, 7] and found[0].score == pytest.approx(math.log(0.27) / 2)
