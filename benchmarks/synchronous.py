@@ -500,7 +500,9 @@ def powerlaw(kind: str, smoke: bool) -> Case:
     num_nodes = 80 if smoke else 200_000
     x = torch.randn(num_nodes, 128, generator=torch.Generator().manual_seed(0))
     task = Task(kind, x, edge_index, two_layers(kind, 128, 40))
-    return Case(describe(task, f"Power-law graph: 2-layer {kind.upper()}"), contenders(task))
+    # GATv2's gradients at targets nearly cancel: in float32 ours and DGL's are each 5e-3 off those in double precision
+    tolerance = 2e-3 if kind == "gatv2" else Case.tolerance
+    return Case(describe(task, f"Power-law graph: 2-layer {kind.upper()}"), contenders(task), tolerance)
 
 
 def big(kind: str, smoke: bool) -> Case:
