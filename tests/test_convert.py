@@ -376,7 +376,7 @@ def test_a_name_that_no_node_has_lists_the_names_there_are():
 
 
 def test_a_function_that_gives_none_or_text_is_named_with_its_node():
-    with pytest.raises(ValueError, match=r"x= gave None for node 'b'.*1 of 2"):
+    with pytest.raises(ValueError, match=r"x= gave None for node 'b'.*1 of 2 have none. Add them"):
         from_networkx(table({"a": 1, "b": 2}), x={"a": 1.0}.get)
     with pytest.raises(ValueError, match=r"x= of node 'a' is 'a'; expected a number"):
         from_networkx(table({"a": 1, "b": 2}), x=lambda node: node)
@@ -510,6 +510,15 @@ def test_numbers_that_no_longer_fit_are_errors_not_wrong_ids():
     beyond.edge_number = torch.tensor([0, 2, 0, 2])
     with pytest.raises(ValueError, match="has the number 2, of a graph that had 2 edges"):
         to_networkx(beyond)
+    parallel = from_networkx(nx.MultiDiGraph([("a", "b"), ("a", "b")]))
+    parallel.edge_number = torch.tensor([0, 0])
+    with pytest.raises(ValueError, match="1 of 2 edges have the ends and key of another"):
+        to_networkx(parallel)
+
+
+def test_a_number_without_rows_belongs_to_the_graph():
+    data = Data(edge_index=torch.tensor([[0], [1]]), num_nodes=2, loss=torch.tensor(0.5), gap=np.array(2))
+    assert to_networkx(data).graph == {"loss": torch.tensor(0.5), "gap": np.array(2)}
 
 
 # -------------------------------------------------------------------------------------------- data from elsewhere

@@ -26,6 +26,20 @@ def test_joints_go_on_from_frame_to_frame_and_bones_join_them_within_one():
     assert data.vertex.tolist() == [0, 1, 2] * 4
 
 
+def test_skeletons_and_snapshots_have_the_same_fields_so_that_they_make_a_batch():
+    moving = skeleton(torch.randn(4, 3, 2), BONES)
+    changing = snapshots([torch.randn(2, 2)], [torch.tensor([[0], [1]])])
+    assert moving.vertex_id == [0, 1, 2] and changing.vertex_id == [0, 1]
+    assert mpnn.loader.collate([moving, changing]).num_nodes == 14
+
+
+def test_no_frames_no_snapshots_and_no_nodes_are_empty_graphs():
+    for data in (skeleton(torch.zeros(0, 3, 2), BONES), snapshots([], []), from_networkx(nx.Graph())):
+        assert data.num_nodes == 0 and len(data.time) == 0 == len(data.vertex)
+        assert data.space_index.shape == data.time_index.shape == (2, 0)
+    assert snapshots([], []).x.shape == (0, 0) and skeleton(torch.zeros(0, 3, 2), BONES).vertex_id == []
+
+
 def test_levels_are_times_in_a_batch_of_sequences_of_different_lengths():
     batch = Batch.from_data_list([skeleton(torch.randn(length, 3, 2), BONES) for length in (2, 4, 1)])
     plan = mpnn.plan(relations(batch), mpnn.schedule.by(batch.time), batch.num_nodes)
@@ -79,6 +93,7 @@ def test_networkx_gives_each_edge_to_space_or_to_time(seed, directed, followed):
             onward |= {(max(before, key=lambda j: time[j]), i)} if before else set()
     assert edges(data.time_index) == onward
     assert data.time.tolist() == time and "edge_index" not in data
+    assert followed or data.vertex.tolist() == list(range(n))
 
 
 def test_fields_of_edges_are_kept_for_the_edges_in_space():
