@@ -105,7 +105,8 @@ def fit(
         model: left in evaluation mode, with the parameters of the best epoch.
         batches: iterated once an epoch.
         loss: the loss of a batch; the model is in training mode.
-        evaluate: metrics after an epoch; the model is in evaluation mode and no gradient is recorded.
+        evaluate: a dict of metrics after an epoch, with ``"val"`` unless ``better`` is given; the model is in
+            evaluation mode and no gradient is recorded.
         optimizer: its parameters are the model's.
         epochs: the most to run.
         better: whether new metrics are better than the best so far; by default a higher ``"val"``, or one for nan.

@@ -37,6 +37,7 @@ class GIN(MessagePassing):
         mlp; eps ``()``: a parameter if ``train_eps``, else a buffer.
 
     Raises:
+        TypeError: ``mlp`` is no module.
         ValueError: x is sparse, and ``mlp`` does not begin with a ``torch.nn.Linear``.
 
     Example:
@@ -48,6 +49,10 @@ class GIN(MessagePassing):
 
     def __init__(self, mlp: nn.Module, eps: float = 0.0, train_eps: bool = False):
         super().__init__()
+        if not isinstance(mlp, nn.Module):
+            raise TypeError(
+                f"GIN: mlp is {mlp!r}; expected a module on rows. Of widths alone make one: GIN(nn.Linear(3, 4))."
+            )
         self.mlp, self.initial_eps = mlp, eps
         if train_eps:
             self.eps = nn.Parameter(torch.tensor(float(eps)))

@@ -80,3 +80,8 @@ def test_a_network_that_somebody_listens_to_is_called_as_it_is():
         with_hook.remove()
     layer(x, edge_index)
     assert [rows.tolist() for rows in seen] == [[[1.0] * 3, [2.0] * 3]] * 2
+
+
+def test_widths_in_the_place_of_the_network_are_refused():
+    with pytest.raises(TypeError, match=r"GIN: mlp is 3; expected a module on rows. Of widths alone make one: GIN"):
+        mpnn.nn.GIN(3, 4)
