@@ -54,8 +54,9 @@ class MessagePassing(nn.Module):
     - ``aggregate``: replaces ``aggr``; is given ``message``, ``index`` (target of each row) and ``num_nodes``.
 
     Attributes:
-        state: names of the fields that ``update`` returns, in order, and that ``h_j`` reads newly written. Empty for
-            layers whose output is no state, as in one-level networks.
+        state: names of the fields that ``update`` returns, in order, and that ``h_j`` reads newly written. Each keeps
+            the width and dtype that it has before the pass. Empty for layers whose output is no state, as in one-level
+            networks.
         value: the node field that travels in the structured form.
         aggr: ``"sum"``, or any aggregation of ``torch_geometric.nn.aggr`` by name or object, applied to every message.
             Those whose result for a node depends on other nodes of the batch are refused.
@@ -158,9 +159,9 @@ class MessagePassing(nn.Module):
             with ``global_update`` also the graph values: ``(nodes, edges, globals)``.
 
         Raises:
-            TypeError: a hook asks for a field that was not passed.
-            ValueError: a field has not one row for each node or edge; the graph is malformed; the plan has another
-                schedule.
+            TypeError: a hook asks for a field that was not passed, or returns no tensor, or not the dtype of the state.
+            ValueError: a field, or what a hook returns, has not one row for each node or edge; ``update`` returns
+                another width than the state's; the graph is malformed; the plan has another schedule.
         """
         known = again(self, edge_index, num_nodes) if schedule is None else None
         if known is not None and (values := known.of(fields)) is not None:
@@ -169,7 +170,11 @@ class MessagePassing(nn.Module):
         plan = self._plan(edge_index, schedule, size)
         given = (edge_index, num_nodes) if schedule is None else None
         call = Call(self, plan, fields, batch, num_graphs, only, given)
-        result = run(call)
+        try:
+            result = run(call)
+        except Exception as error:  # often the hooks' own, in torch's words
+            error.add_note(call.described())
+            raise
         nodes = result.nodes if len(result.nodes) > 1 else result.nodes[0]
         if self.hooks.edge_update is None and self.hooks.global_update is None:
             return nodes

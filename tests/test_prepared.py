@@ -148,7 +148,7 @@ def test_hooks_that_return_other_rows_are_told_so(edge_index, x):
     for _ in range(2):
         with pytest.raises(ValueError, match=r"Long.message returned shape \(6, 1\), but there are 3 edges"):
             Long()(x, edge_index)
-        with pytest.raises(ValueError, match=r"Short.update returned shape \(1, 1\) for the result, but 3 nodes fire"):
+        with pytest.raises(ValueError, match=r"Short.update returned shape \(1, 1\), but 3 nodes fire"):
             Short()(x, edge_index)
 
 

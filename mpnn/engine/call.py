@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mpnn.aggr import reduce
+from mpnn.engine.returned import Field, check_initial, check_rows, check_state, check_weight, told
 from mpnn.graph import Size, check_batch
 from mpnn.hooks import MISSING, Argument, Hook
 from mpnn.kernels import flat, shaped, weigh
@@ -73,13 +74,27 @@ class Call:
     ):
         self.layer, self.hooks, self.plan, self.fields, self.given = layer, layer.hooks, plan, fields, given
         self.batch, self.num_graphs, self.only = batch, num_graphs, layer.state if only is None else only
+        self.before: list[Field] = []
         check_batch(type(layer).__name__, batch, plan.num_nodes)
 
     def start(self) -> None:
-        """Gives the state fields that were not passed their initial value."""
+        """Gives the state fields that were not passed their initial value, and notes what rows each has ``before``."""
         for name in self.layer.state:
-            if self.fields.get(name) is None:
-                self.fields[name] = self.layer.initial_state(name, self.plan.num_nodes, self.like())
+            passed = self.fields.get(name)
+            value = self.layer.initial_state(name, self.plan.num_nodes, self.like()) if passed is None else passed
+            value = value.all if isinstance(value, Rowwise) else value
+            own = value[1] if isinstance(value, tuple) else value  # of a bipartite graph the targets fire
+            check_initial(self.layer, name, own, self.plan.num_nodes, passed is None)
+            self.fields[name] = value
+            self.before.append((name, own.shape[1:], own.dtype))
+
+    def described(self) -> str:
+        """What the hooks were run on, for errors that are theirs."""
+        plan, given = self.plan, [f"{name} {told(value)}" for name, value in self.fields.items()]
+        return (
+            f"{type(self.layer).__name__} ran on {plan.num_nodes} nodes and {sum(map(len, plan.edges.values()))} edges "
+            f"in {plan.num_levels} levels, with {', '.join(given) or 'no field'}."
+        )
 
     def like(self) -> Tensor:
         """A floating tensor of the call, for dtype and device."""
@@ -129,7 +144,10 @@ class Call:
         return value.expand(self.plan.num_nodes, *value.shape[1:])
 
     def check_state(self, new: tuple, count: int) -> None:
-        check_state(self.layer, new, count)
+        if self.before:
+            check_state(self.layer, new, count, self.before)
+        else:
+            check_rows(self.layer, "update", new, count, "nodes")
 
     def check_rows(self, argument: Argument, value: Any, count: int, what: str) -> Any:
         if isinstance(value, Tensor) and value.dim() and value.shape[0] != count:
@@ -151,22 +169,6 @@ class Call:
         )
 
 
-def check_state(layer, new: tuple, count: int) -> None:
-    """Raises unless ``update`` gave a row a node for every state field."""
-    state, name = layer.state, type(layer).__name__
-    if state and len(new) != len(state):
-        raise ValueError(
-            f"{name}.update returned {len(new)} values, but the state has {len(state)} fields, {', '.join(state)}; "
-            "expected one value for each, in this order."
-        )
-    for field_name, value in zip(state or ("the result",) * len(new), new):
-        if value.shape[0] != count:
-            raise ValueError(
-                f"{name}.update returned shape {tuple(value.shape)} for {field_name}, but {count} nodes fire; "
-                "expected one row for each."
-            )
-
-
 @dataclass
 class Result:
     """What a way of running gives back: new node values, and what edge updates may ask for.
@@ -184,13 +186,17 @@ def call_hook(layer, hook: Hook, arguments: list) -> Any:
     return getattr(layer, hook.name)(*arguments)
 
 
-def weights(layer, hooks, result: Callable[[Hook], Tensor], segment) -> Tensor | None:
+def weights(layer, hooks, result: Callable[[Hook], Tensor], segment, value: Tensor) -> Tensor | None:
     """The weight of each edge in the structured form: given by ``weight``, or the softmax of ``attention``,
     or their product. ``result`` calls a hook.
     """
-    weight = result(hooks.weight) if hooks.weight else None
+
+    def of(hook: Hook) -> Tensor:
+        return check_weight(layer, hook.name, result(hook), segment.num_edges, value)
+
+    weight = of(hooks.weight) if hooks.weight else None
     if hooks.attention:
-        attention = segment.softmax(result(hooks.attention))
+        attention = segment.softmax(of(hooks.attention))
         attention = torch.dropout(attention, layer.attention_dropout, layer.training)
         weight = attention if weight is None else weight * attention
     return weight
@@ -199,17 +205,22 @@ def weights(layer, hooks, result: Callable[[Hook], Tensor], segment) -> Tensor |
 def messages(layer, hooks, kind: str, arguments: dict[str, list], segment) -> Any:
     """Messages of some edges of one type; of the structured form, the product spelled out."""
     if hooks.structured:
-        weight = weights(layer, hooks, lambda hook: call_hook(layer, hook, arguments[hook.name]), segment)
-        return weigh(weight, arguments["value"][0])
+        (value,) = arguments["value"]
+        weight = weights(layer, hooks, lambda hook: call_hook(layer, hook, arguments[hook.name]), segment, value)
+        return weigh(weight, value)
     return call_hook(layer, hooks.message[kind], arguments[hooks.message[kind].name])
 
 
-def aggregate(layer, sent: Any, segment) -> Any:
+def aggregate(layer, kind: str, sent: Any, segment) -> Any:
     """Order-invariant reduction of the messages into each node, message by message if several travel."""
-    hook = layer.hooks.aggregate
-    if hook:
+    hooks = layer.hooks
+    if not hooks.structured:
+        check_rows(layer, hooks.message[kind].name, sent, segment.num_edges, "edges")
+    if hooks.aggregate:
         known = {"message": sent, "index": segment.index, "num_nodes": segment.num_nodes}
-        return call_hook(layer, hook, [known[a.name] for a in hook.arguments])
+        got = call_hook(layer, hooks.aggregate, [known[a.name] for a in hooks.aggregate.arguments])
+        check_rows(layer, "aggregate", got, segment.num_nodes, "nodes")
+        return got
     if layer.aggr in ("sum", "mean"):
         return each(getattr(segment, layer.aggr), sent)
     return each(lambda m: _with_module(layer.aggr_module, m, segment), sent)

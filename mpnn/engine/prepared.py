@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpnn.engine.call import Call, Result, check_state, tuple_of
+from mpnn.engine.call import Call, Result, tuple_of
+from mpnn.engine.returned import check_rows, check_state
 from mpnn.graph import Size
 from mpnn.hooks import Hook
 from mpnn.plan import notes
@@ -63,7 +64,10 @@ class Prepared:
             if call.given is not None and not layer.state:
                 graph, num_nodes = call.given
                 notes(graph)[key(layer, num_nodes)] = prepared
-        return Result(tuple_of(prepared(layer, prepared.of_call(call))))
+        new = tuple_of(prepared(layer, prepared.of_call(call)))
+        if layer.state:
+            check_state(layer, new, plan.num_nodes, call.before)
+        return Result(new)
 
     def of(self, fields: dict[str, Any]) -> list | None:
         """The values asked for, if each is a tensor with its rows; what else there may be, a :class:`Call` knows."""
@@ -94,8 +98,8 @@ class Prepared:
         for slot in self.slots:
             values.insert(slot, got)
         new = getattr(layer, self.update)(*values[self.own])
-        if new is not got:
-            check_state(layer, tuple_of(new), self.num_nodes)
+        if new is not got and not layer.state:
+            check_rows(layer, self.update, new, self.num_nodes, "nodes")
         return new
 
 

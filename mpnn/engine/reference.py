@@ -15,7 +15,7 @@ class _OneNode:
     """The edges into one node (or, in a graph without nodes, into none), as messages are summed over them."""
 
     def __init__(self, nodes: int, edges: int):
-        self.num_nodes, self.index = nodes, torch.zeros(edges, dtype=torch.long)
+        self.num_nodes, self.num_edges, self.index = nodes, edges, torch.zeros(edges, dtype=torch.long)
 
     def sum(self, values: Tensor) -> Tensor:
         return values.sum(0, keepdim=True)[: self.num_nodes]
@@ -59,7 +59,7 @@ def reference(call: Call) -> Result:
             segment = _OneNode(len(node), len(edges))
             arguments = {hook.name: edge_arguments(kind, hook, edges) for hook in hooks.on_edges(kind)}
             sent[kind] = (edges, messages(layer, hooks, kind, arguments, segment))
-            got[call.message_name(kind)] = aggregate(layer, sent[kind][1], segment)
+            got[call.message_name(kind)] = aggregate(layer, kind, sent[kind][1], segment)
         return sent, got
 
     def fire(nodes: list[int]) -> tuple:
@@ -67,7 +67,9 @@ def reference(call: Call) -> Result:
         got = {name: joined([one[name] for one in got]) for name in got[0]}
         update = hooks.update
         own = [got[a.field] if a.role == "message" else rows(call.value(update, a), nodes) for a in update.arguments]
-        return nodes, tuple_of(call_hook(layer, update, own)), sent, got
+        result = tuple_of(call_hook(layer, update, own))
+        call.check_state(result, len(nodes))
+        return nodes, result, sent, got
 
     fired = []
     for now in range(plan.num_levels):

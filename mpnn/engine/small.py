@@ -12,6 +12,7 @@ from torch import Tensor
 from mpnn import kernels
 from mpnn.engine.call import each, messages
 from mpnn.engine.prepared import Prepared
+from mpnn.engine.returned import check_rows
 from mpnn.plan import Edges
 
 FEW = 256  # edges up to which taking them one by one is quicker than sparse products (measured on a CPU)
@@ -44,12 +45,14 @@ class Small(Prepared):
     def __init__(self, layer, plan):
         edges = plan.edges[""]
         super().__init__(layer, plan, [*layer.hooks.on_edges(""), layer.hooks.update], edges.src, edges.dst)
-        self.segment = Few(edges, type(layer).__name__)
+        self.segment = Few(edges)
         self.reduce, self.message = getattr(self.segment, layer.aggr), self.parts.get("message")
 
     def aggregated(self, layer, values: list) -> Tensor | tuple[Tensor, ...]:
         if self.message is not None:
-            return each(self.reduce, layer.message(*values[self.message]))
+            sent = layer.message(*values[self.message])
+            check_rows(layer, "message", sent, self.segment.num_edges, "edges")
+            return each(self.reduce, sent)
         given = {name: values[part] for name, part in self.parts.items()}
         return self.reduce(messages(layer, layer.hooks, "", given, self.segment))
 
@@ -57,16 +60,11 @@ class Small(Prepared):
 class Few:
     """All edges of a small graph, as messages are summed over them."""
 
-    def __init__(self, edges: Edges, owner: str):
-        self.edges, self.rowptr, self.index, self.owner = edges, edges.rowptr, edges.dst.long(), owner
+    def __init__(self, edges: Edges):
+        self.edges, self.rowptr, self.index = edges, edges.rowptr, edges.dst.long()
         self.num_nodes, self.num_edges = edges.num_dst, len(edges)
 
     def sum(self, values: Tensor) -> Tensor:
-        if values.shape[0] != self.num_edges:
-            raise ValueError(
-                f"{self.owner}.message returned shape {tuple(values.shape)}, but there are {self.num_edges} edges; "
-                "expected one row for each."
-            )
         if values.requires_grad or values.numel() > SHORT or not values.is_floating_point():
             return values.new_zeros(self.num_nodes, *values.shape[1:]).index_add(0, self.index, values)
         return torch.segment_reduce(values, "sum", offsets=self.rowptr)  # the same, in the same order

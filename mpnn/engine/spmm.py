@@ -9,6 +9,7 @@ from torch import Tensor
 from mpnn import kernels
 from mpnn.engine.call import weights
 from mpnn.engine.prepared import Prepared
+from mpnn.engine.returned import check_weight
 from mpnn.engine.wavefront import Whole
 from mpnn.hooks import Hook
 
@@ -24,11 +25,13 @@ class Products(Prepared):
         super().__init__(layer, plan, [*layer.hooks.on_edges(kind), layer.hooks.update])
 
     def aggregated(self, layer, values: list) -> Tensor:
+        hooks, value = layer.hooks, values[0]
         if _attends(layer):
-            return kernels.attend(self.edges, self.at_edges(layer, layer.hooks.attention, values), values[0])
-        weight = weights(layer, layer.hooks, lambda hook: self.at_edges(layer, hook, values), Whole(self.edges))
+            score = self.at_edges(layer, hooks.attention, values)
+            return kernels.attend(self.edges, check_weight(layer, "attention", score, len(self.edges), value), value)
+        weight = weights(layer, hooks, lambda hook: self.at_edges(layer, hook, values), Whole(self.edges), value)
         summed = kernels.weighted_mean if layer.aggr == "mean" else kernels.weighted_sum
-        return summed(self.edges, weight, values[0])
+        return summed(self.edges, weight, value)
 
     def at_edges(self, layer, hook: Hook, values: list) -> Any:
         """What a hook gives for the edges: piece by piece, if what it asks for is too large to be gathered at once."""

@@ -275,7 +275,7 @@ class Uniform:
     """A frontier in which every node has the same number of edges."""
 
     def __init__(self, num_nodes: int, degree: int, index: Tensor):
-        self.num_nodes, self.degree, self.index = num_nodes, degree, index
+        self.num_nodes, self.num_edges, self.degree, self.index = num_nodes, num_nodes * degree, degree, index
 
     def _by_node(self, values: Tensor) -> Tensor:
         return values.view(self.num_nodes, self.degree, *values.shape[1:])
@@ -302,7 +302,7 @@ class Ragged:
     """A frontier of nodes with different numbers of edges."""
 
     def __init__(self, num_nodes: int, index: Tensor):
-        self.num_nodes, self.index = num_nodes, index
+        self.num_nodes, self.num_edges, self.index = num_nodes, index.shape[0], index
 
     @cached_property
     def degree(self) -> Tensor:
@@ -329,7 +329,7 @@ class Whole:
     """All edges of one type at once, where there is only one level."""
 
     def __init__(self, edges):
-        self.edges, self.num_nodes = edges, edges.num_dst
+        self.edges, self.num_nodes, self.num_edges = edges, edges.num_dst, len(edges)
 
     @property
     def index(self) -> Tensor:
@@ -660,7 +660,7 @@ class Wavefront:
                 got[name] = None
                 continue
             sent[kind] = send(level)
-            got[name] = aggregate(self.layer, sent[kind], frontiers[level])
+            got[name] = aggregate(self.layer, kind, sent[kind], frontiers[level])
         own = [got[column] if type(column) is str else column[level] for column in self.own]
         new = tuple_of(self.update(*own))
         self.call.check_state(new, self.plan.node_counts[level])
