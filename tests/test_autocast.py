@@ -12,8 +12,10 @@ from test_conformance import Row, call, cases, every_row, leaves_of, made
 from torch import nn
 
 import mpnn
+from mpnn import kernels, products
 from mpnn.nn.agc_lstm import stages
 from mpnn.spacetime import skeleton
+from mpnn.times import Times
 
 OUTPUTS, GRADIENTS = 0.05, 0.1
 GRAPHS = ("empty", "random dag", "random")  # of the zoo; all of it takes minutes
@@ -109,3 +111,39 @@ def test_models_made_of_several_layers_train_under_autocast(name):
     for weight, grad, other in zip(weights, gradients(out.float(), list(weights.values())), expected, strict=True):
         assert (grad - other).norm() <= GRADIENTS * other.norm() + 1e-6, weight
     assert sum(bool(grad.any()) for grad in expected) > 0.9 * len(weights)  # there is something to compare
+
+
+# What stands aside while autocast is on -------------------------------------------------------------------------------
+
+
+def by_autocast(run, *leaves):
+    """A result under autocast, and its gradients, which are taken outside of it."""
+    with torch.autocast("cpu", torch.bfloat16):
+        out = run()
+    return [out, *gradients(out, list(leaves))]
+
+
+def test_large_products_are_autocasts_own(monkeypatch):
+    """Be they taken level by level or by oneDNN: their dtype, their values and their gradients."""
+    monkeypatch.setattr(products, "LARGE", 1)
+    x, weight, plus = (torch.randn(*size, requires_grad=True) for size in ((4, 3), (5, 3), (4, 5)))
+    expected = by_autocast(lambda: torch.addmm(plus, x, weight.t()), x, weight, plus)
+    assert expected[0].dtype == torch.bfloat16
+    for run in (lambda: products.linear(x, weight, plus=plus), lambda: Times(weight)(x, plus)):
+        for found, wanted in zip(by_autocast(run, x, weight, plus), expected, strict=True):
+            assert found.dtype == wanted.dtype
+            assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_sums_over_edges_are_taken_in_the_dtype_of_the_values(weighted, monkeypatch):
+    """Also where they are products with a sparse matrix, which autocast would narrow on one side."""
+    monkeypatch.setattr(kernels, "FEW", 0)
+    plan = mpnn.plan(torch.tensor([[0, 1, 2, 2], [1, 1, 0, 2]]), num_nodes=3)
+    x, weight = torch.randn(3, 2, requires_grad=True), torch.randn(4, requires_grad=True)
+    expected = kernels.weighted_sum(plan.edges[""], weight if weighted else None, x)
+    leaves = [x, weight] if weighted else [x]
+    found = by_autocast(lambda: kernels.weighted_sum(plan.edges[""], weight if weighted else None, x), *leaves)
+    assert found[0].dtype == torch.float32
+    for a, b in zip(found, [expected, *gradients(expected, leaves)], strict=True):
+        assert torch.equal(a, b)
