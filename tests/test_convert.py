@@ -492,6 +492,10 @@ def test_numbers_that_no_longer_fit_are_errors_not_wrong_ids():
     longer.num_nodes = 4
     with pytest.raises(ValueError, match="node_number has 3 rows.*for 4 nodes.*delete it"):
         node_ids(longer)
+    del longer.node_number
+    assert node_ids(longer) == [0, 1, 2, 3]
+    with pytest.warns(UserWarning, match="num_nodes"):  # torch_geometric's
+        assert node_ids(Data()) == []
     twice = copy.copy(data)
     twice.node_number = torch.tensor([0, 1, 1])
     with pytest.raises(ValueError, match="the id 'b' belongs to several nodes"):

@@ -45,9 +45,10 @@ def test_fractions_cover_all_nodes_once(num_nodes, train, val):
     assert int(masks[0].sum()) == round(train * num_nodes)
 
 
-def test_shares_above_one_are_refused():
-    with pytest.raises(ValueError, match="val=0.5"):
-        split.fractions(10, 0, train=0.6, val=0.5)
+@pytest.mark.parametrize("train, val", [(0.6, 0.5), (-0.1, 0.5), (0.5, -0.1)])
+def test_shares_below_zero_and_above_one_are_refused(train, val):
+    with pytest.raises(ValueError, match=f"train={train}, val={val}; expected shares of at least 0"):
+        split.fractions(10, 0, train=train, val=val)
 
 
 def many_splits() -> Data:
@@ -68,6 +69,8 @@ def test_given_names_a_split_that_does_not_exist():
         split.given(many_splits(), 3)
     with pytest.raises(ValueError, match="train_mask"):
         split.given(Data(x=torch.ones(2, 1)), 0)
+    with pytest.raises(ValueError, match=r"train_mask is not a mask of shape \(N, splits\)"):
+        split.given(split.given(many_splits(), 2), 2)
 
 
 @randomly(st.lists(st.integers(0, 2), min_size=4, max_size=40), st.integers(2, 4))
