@@ -95,6 +95,8 @@ def test_gnn_benchmark_makes_edges_undirected_without_self_loops_and_counts_bina
     assert sorted(data.edge_index.t().tolist()) == [[0, 1], [1, 0], [1, 2], [2, 1]]
     assert data.x.tolist() == [[0, 1], [1, 0], [0, 0], [1, 1]]
     assert data.y.tolist() == [0, 1, 1, 0] and data.num_nodes == 4
+    shares = parse.gnn_benchmark(arrays, normalize="row", sparse=True).x
+    assert shares.layout == torch.sparse_csr and shares.to_dense()[3].tolist() == [0.5, 0.5]
 
 
 def test_heterophilous_adds_reverse_edges_and_keeps_one_column_a_split():

@@ -96,6 +96,7 @@ def test_in_a_batch_roots_follow_each_other_pair_by_pair(view):
         (("Dogs run", "0 0", "root root", "3 3 0"), "pair 1 has 2 roots among its heads"),
         (("Dogs run", "2 0", "nsubj root", "0 3 0"), "pair 1 has 2 roots among its constituents"),
         (("Dogs run", "2 0", "nsubj root", "3 1 0"), "pair 1: expected phrases of two children"),
+        (("a b c d", "2 0 2 2", "x x x x", "5 5 5 6 7 7 0"), "pair 1: expected phrases of two children"),
         (("Dogs run", "3 0", "nsubj root", "3 3 0"), "sentence b of pair 1: word 1 has head 3"),
     ],
 )

@@ -185,6 +185,11 @@ def test_a_long_chain_stays_finite_in_float32():
     assert all(p.grad.isfinite().all() for p in (x, *crf.parameters()))
 
 
+def test_its_repr_says_whether_transitions_are_forbidden():
+    assert repr(CRF(3)) == "CRF(3)"
+    assert repr(CRF(2, forbidden_transitions(["O", "I-X"], "BIO"))) == "CRF(2, with forbidden transitions)"
+
+
 def valid(tags, pattern):
     return re.fullmatch(pattern, " ".join([*tags, ""])) is not None
 
