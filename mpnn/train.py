@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 __all__ = ["Fit", "fit", "seed_all", "watched"]
 
+SAVE_EVERY = 1.0  # seconds of training that a kill may lose: to save takes as long as a short epoch does
+
 _watched: ContextVar[list[Fit] | None] = ContextVar("watched", default=None)
 
 
@@ -98,6 +100,7 @@ def fit(
     schedulers: Iterable[Any] = (),
     checkpoint: str | Path | None = None,
     progress: Callable[[dict[str, float]], None] | None = None,
+    result: Fit | None = None,
 ) -> Fit:
     """Trains, keeps the parameters of the best epoch, and puts them back at the end.
 
@@ -114,9 +117,11 @@ def fit(
         hopeful: whether new metrics are reason to wait ``patience`` epochs more, without being better.
         clip: the largest norm of the gradient; larger ones are scaled down to it.
         schedulers: stepped after each epoch.
-        checkpoint: file to save to after each epoch, and to resume from if it is there: model, optimizer, schedulers,
-            best state, history and random state, so that the result is that of an uninterrupted run.
+        checkpoint: file to save to after each epoch, once a second at the most, and after the last; and to resume from
+            if it is there: model, optimizer, schedulers, best state, history and random state, so that the result is
+            that of an uninterrupted run.
         progress: called with the metrics after each epoch.
+        result: what to write into and return, for those who look at the history on the way; unless given, a new one.
 
     Raises:
         FloatingPointError: the loss is nan or infinite; the message names the epoch.
@@ -131,9 +136,9 @@ def fit(
     """
     from ignite.engine import Engine, Events
 
-    result, schedulers = Fit(), list(schedulers)
+    result, schedulers = Fit() if result is None else result, list(schedulers)
     best_state = copy.deepcopy(model.state_dict())
-    waited, began = 0, 0.0
+    waited, began, saved = 0, 0.0, time.perf_counter()
     if (runs := _watched.get()) is not None:
         runs.append(result)
 
@@ -143,7 +148,7 @@ def fit(
         value = loss(model, batch)
         if not torch.isfinite(value):
             raise FloatingPointError(
-                f"fit: the loss is {float(value)} in epoch {trainer.state.epoch}; "
+                f"fit: the loss is {value.item()} in epoch {trainer.state.epoch}; "
                 "lower the learning rate, or pass clip=1.0."
             )
         value.backward()
@@ -161,25 +166,28 @@ def fit(
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def _evaluate(engine):
-        nonlocal waited
+        nonlocal waited, saved
         result.seconds.append(time.perf_counter() - began)
         model.eval()
         with torch.no_grad():
             metrics = {name: float(value) for name, value in evaluate(model).items()}
-        waited = 0 if hopeful(metrics) else waited + 1
         for name, value in metrics.items():
             result.history.setdefault(name, []).append(value)
+        waited = 0 if hopeful(metrics) else waited + 1
         result.epochs = engine.state.epoch
         if not result.best or better(metrics, result.best):
             result.best, waited = {**metrics, "epoch": engine.state.epoch}, 0
             best_state.update({name: value.detach().clone() for name, value in model.state_dict().items()})
         for scheduler in schedulers:
             scheduler.step()
-        if checkpoint:
+        stop = patience is not None and waited >= patience
+        last = stop or result.epochs == epochs
+        if checkpoint and (last or time.perf_counter() - saved >= SAVE_EVERY):
             _save(Path(checkpoint), engine, model, optimizer, schedulers, best_state, result, waited)
+            saved = time.perf_counter()
         if progress:
             progress(metrics)
-        if patience is not None and waited >= patience:
+        if stop:
             engine.terminate()
 
     if checkpoint and Path(checkpoint).exists():

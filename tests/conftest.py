@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import mpnn.train
+
 settings.register_profile("mpnn", deadline=None)  # the first torch call is slow
 settings.load_profile("mpnn")
+
+
+@pytest.fixture(autouse=True)
+def every_epoch_is_saved(monkeypatch):
+    """Where there is a checkpoint at all, so that a test can kill what trains after any epoch."""
+    monkeypatch.setattr(mpnn.train, "SAVE_EVERY", 0.0)
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from run_scripts import saving
 from torch import nn
 
 import mpnn.train
 from mpnn.loader import collate
-from mpnn.train import examples, fit, seed_all, watched
+from mpnn.train import Fit, examples, fit, seed_all, watched
 
 
 def problem(seed: int = 0, lr: float = 0.1):
@@ -69,6 +70,42 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     before = parameters(task["model"])
     assert fit(**task, epochs=3, checkpoint=tmp_path / "run.pt").history == done.history
     assert torch.equal(parameters(task["model"]), before)
+
+
+def test_short_epochs_are_saved_once_a_second_and_the_last_one_always(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(mpnn.train.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(mpnn.train, "SAVE_EVERY", 1.0)
+
+    def saved(tick: float, name: str, **options) -> list[int]:
+        task = problem()
+        evaluate = task["evaluate"]
+        task["evaluate"] = lambda model: clock.__setitem__(0, clock[0] + tick) or evaluate(model)
+        with saving() as epochs:
+            fit(**task, checkpoint=tmp_path / name, **options)
+        return epochs
+
+    assert saved(2.0, "slow.pt", epochs=4) == [1, 2, 3, 4]
+    assert saved(0.25, "fast.pt", epochs=10) == [4, 8, 10]
+    assert saved(0.0, "faster.pt", epochs=10) == [10]
+    assert saved(0.0, "stopped.pt", epochs=10, better=lambda new, best: False, patience=3) == [4]
+
+
+def test_a_rule_may_look_at_the_history_of_a_resumed_run_too(tmp_path):
+    def trained(*parts: int):
+        for epochs in parts:
+            seen, done = [], Fit()
+            fit(
+                **problem(), epochs=epochs, checkpoint=tmp_path / f"{len(parts)}.pt", result=done, patience=2,
+                better=lambda new, best: False,
+                hopeful=lambda new, done=done, seen=seen: seen.append(done.history["val"][:]) or len(seen[-1]) < 4,
+            )  # fmt: skip
+        return seen, done
+
+    seen, done = trained(9)
+    assert [len(history) for history in seen] == [1, 2, 3, 4, 5] and seen[-1] == done.history["val"]
+    resumed, again = trained(2, 9)
+    assert resumed == seen[2:] and again.history == done.history
 
 
 def test_gradients_are_clipped():
