@@ -33,6 +33,7 @@ from torch.utils.checkpoint import checkpoint
 from mpnn import kernels
 from mpnn.engine.call import Call, Result, Rowwise, aggregate, each, joined, messages, tuple_of
 from mpnn.hooks import Argument, Hook
+from mpnn.kept import lasting
 
 PATH = "the wavefront"
 NARROW = 1 << 12  # numbers in a level, below which it is torch that cuts a column and hands the state on
@@ -306,7 +307,7 @@ class Ragged:
 
     @cached_property
     def degree(self) -> Tensor:
-        return torch.bincount(self.index, minlength=self.num_nodes).clamp(min=1)
+        return lasting(lambda: torch.bincount(self.index, minlength=self.num_nodes).clamp(min=1))
 
     def sum(self, values: Tensor) -> Tensor:
         return values.new_zeros(self.num_nodes, *values.shape[1:]).index_add(0, self.index, values)
