@@ -23,11 +23,9 @@ and 28 s with a GRU on a free core (AMD EPYC), so a seed 4 and 7 minutes::
 from __future__ import annotations
 
 import math
-import shutil
 import time
-import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -52,8 +50,13 @@ class Config(Options):
 
     seeds: int = 1
     epochs: int = 15
+    """Epochs of a run; the last one counts."""
+    patience: int = 0
+    """Of no effect: all epochs are run."""
+    picture: bool = False
+    """Of no effect: nothing is drawn; text is written to the folder."""
     model: Literal["unigram", "n-gram", "lstm", "gru", "all"] = "all"
-    """Model."""
+    """Counts of single characters, of n in a row, or a network."""
     held_out: bool = False
     """Train without the last 5 % of the training text, and give the bits of that part: to choose options by."""
     hidden: int = 256
@@ -178,24 +181,20 @@ def write(model: nn.Module, known: Vocabulary, config: Config) -> str:
 
 
 def recurrent(config: Config, kind: str, text: Text) -> dict:
-    """All seeds of an LSTM or GRU; the checkpoints go when all are done."""
-    keys = ("hidden", "layers", "dropout", "windows", "steps", "lr", "epochs", "held_out", "smoke")
-    recipe = {key: value for key, value in asdict(config).items() if key in keys}
-    checkpoints = config.out / f"charlm-{kind}-{zlib.crc32(repr(recipe).encode()):08x}"
+    """All seeds of an LSTM or GRU."""
     last = []
 
     def run(seed: int) -> float:
-        last[:] = [train(config, kind, text, checkpoints / f"{seed}.pt")]
+        last[:] = [train(config, kind, text, config.checkpoint(kind, seed))]
         return bits(*last, text.val if config.held_out else text.test)
 
     values, seconds = over_seeds(run, config, f"char-lm {kind}")
-    shutil.rmtree(checkpoints)
     sampled = write(last[0], text.known, config)
     path = config.out / f"charlm-{kind}.txt"
     config.out.mkdir(parents=True, exist_ok=True)
     path.write_text(sampled)
     print(sampled, f"\n(written to {path})")
-    more = {"parameters": sum(p.numel() for p in last[0].parameters()), "recipe": recipe}
+    more = {"parameters": sum(p.numel() for p in last[0].parameters()), "recipe": config.recipe()}
     return row(kind.upper(), values, seconds, config.held_out, **more)
 
 

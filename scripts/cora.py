@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mpnn
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, start
 from mpnn.features import dropout
-from mpnn.train import fit
+from mpnn.train import Fit, fit
 
 PUBLISHED = {
     ("gcn", "cora"): 81.5,
@@ -81,16 +81,15 @@ RECIPES = {
 
 
 class Rule:
-    """Which epoch counts, from the metrics of all epochs so far; the newest are the last."""
+    """Which epoch counts, from the history of the run, whose last metrics are the newest."""
 
-    def __init__(self, select: str):
-        self.select, self.epochs = select, []
+    def __init__(self, select: str, run: Fit):
+        self.select, self.run = select, run
 
     def records(self) -> tuple[bool, bool]:
         """Whether the newest accuracy and loss on the validation nodes are as good as any so far."""
-        new = self.epochs[-1]
-        top, bottom = max(m["val"] for m in self.epochs), min(m["val_loss"] for m in self.epochs)
-        return new["val"] >= top, new["val_loss"] <= bottom
+        accuracy, loss = self.run.history["val"], self.run.history["val_loss"]
+        return accuracy[-1] >= max(accuracy), loss[-1] <= min(loss)
 
     def better(self, new: dict, best: dict) -> bool:
         if self.select == "both":
@@ -149,13 +148,14 @@ def make_layers(
     }[kind]()
 
 
-def train(config: Config, kind: str, recipe: Recipe, data) -> tuple[float, Net]:
+def train(config: Config, kind: str, recipe: Recipe, data, checkpoint: Path) -> tuple[float, Net]:
     """One run; test accuracy in percent at the best validation epoch."""
     classes = int(data.y.max()) + 1
     out_heads = 8 if config.dataset == "pubmed" and kind == "gat" else 1
     x = data.x.to_dense() if config.layers == "torch_geometric" and data.x.layout != torch.strided else data.x
     model = Net(kind, recipe, config.layers, x.shape[1], classes, out_heads)
-    rule = Rule(recipe.select)
+    done = Fit()
+    rule = Rule(recipe.select, done)
     decay = 1e-3 if kind == "gat" and config.dataset == "pubmed" else recipe.weight_decay
     optimizer = torch.optim.Adam(
         [
@@ -171,24 +171,21 @@ def train(config: Config, kind: str, recipe: Recipe, data) -> tuple[float, Net]:
     def evaluate(net):
         scores = net(x, data.edge_index)
         right = (scores.argmax(1) == data.y).float()
-        metrics = {
+        return {
             "val": float(right[data.val_mask].mean() * 100),
             "test": float(right[data.test_mask].mean() * 100),
             "val_loss": float(F.cross_entropy(scores[data.val_mask], data.y[data.val_mask])),
         }
-        rule.epochs.append(metrics)
-        return metrics
 
-    done = fit(model, [data], loss, evaluate, optimizer, config.epochs, rule.better, config.patience, rule.hopeful)
+    fit(
+        model, [data], loss, evaluate, optimizer, config.epochs, rule.better, config.patience, rule.hopeful,
+        checkpoint=checkpoint, result=done,
+    )  # fmt: skip
     return done.best["test"], model
 
 
 def picture(config: Config, kind: str, model: Net, data) -> Path:
     """The hidden layer in two dimensions, coloured by class."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     from sklearn.manifold import TSNE
 
     x = data.x.to_dense() if config.layers == "torch_geometric" and data.x.layout != torch.strided else data.x
@@ -196,14 +193,10 @@ def picture(config: Config, kind: str, model: Net, data) -> Path:
         hidden = model.hidden(x, data.edge_index)
     keep = torch.randperm(len(hidden), generator=torch.Generator().manual_seed(0))[:3000]
     points = TSNE(random_state=0, init="pca").fit_transform(hidden[keep].numpy())
-    figure, axes = plt.subplots(figsize=(7, 7))
+    figure, axes = canvas(figsize=(7, 7))
     axes.scatter(*points.T, c=data.y[keep], cmap="tab10", s=8, linewidths=0)
     axes.set(title=f"{config.dataset}: hidden layer of {kind}, t-SNE", xticks=[], yticks=[])
-    path = config.out / f"{config.dataset}-{kind}.png"
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    return save(figure, config.out / f"{config.dataset}-{kind}.png", bbox_inches="tight")
 
 
 def experiment(config: Config, kind: str) -> dict:
@@ -212,8 +205,8 @@ def experiment(config: Config, kind: str) -> dict:
     recipe = replace(RECIPES[kind], select=config.select or RECIPES[kind].select)
     last = []
 
-    def run(_: int) -> float:
-        accuracy, model = train(config, kind, recipe, data)
+    def run(seed: int) -> float:
+        accuracy, model = train(config, kind, recipe, data, config.checkpoint(kind, seed))
         last[:] = [model]
         return accuracy
 

@@ -29,9 +29,6 @@ Killed runs go on where they were::
 
 from __future__ import annotations
 
-import shutil
-import statistics
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -47,15 +44,11 @@ from torch_geometric.data import Data, HeteroData
 import mpnn
 from mpnn.datasets import Vocabulary, word_vectors
 from mpnn.documents import document, shaded
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, over_seeds, report, spread, start
 from mpnn.loader import DataLoader
 from mpnn.nn import LSTM, GraphReadout, HierarchicalAttention, SequenceClassifier
 from mpnn.train import fit
 
-RECIPE = (
-    "vectors", "hidden", "batch_size", "lr", "dropout", "word_dropout", "min_count", "words", "epochs", "patience",
-    "smoke",
-)  # fmt: skip
 RATINGS = torch.tensor([1.0, 2.0, 3.0, 4.0, 7.0, 8.0, 9.0, 10.0])
 CLASSES = {"movie-reviews": 2, "imdb-reviews": 8}
 
@@ -69,8 +62,7 @@ class Config(Options):
     folds: int = 10
     """Folds of movie-reviews that are tested on, the first ones; one run each."""
     epochs: int = 0
-    """Epochs of a run, over which the learning rate falls to 0 as half a wave of the cosine; 0: the model's own, 20 of
-    averaged words and 5 of the others."""
+    """Epochs of a run, over which the learning rate falls to 0 along a cosine; 0: 20 of averaged words, 5 of others."""
     dataset: Literal["movie-reviews", "imdb-reviews", "all"] = "all"
     """Data set."""
     model: Literal["average", "bilstm", "han", "all"] = "all"
@@ -276,29 +268,21 @@ def train(config: Config, kind: str, seed: int, checkpoint: Path) -> tuple[dict,
 
 
 def experiment(config: Config, kind: str) -> dict:
-    """All runs of one model on one set; the checkpoints go when all are done."""
+    """All runs of one model on one set."""
     config = replace(config, epochs=config.epochs or EPOCHS[kind])
-    recipe = {name: getattr(config, name) for name in RECIPE}
-    checkpoints = config.out / f"documents-{config.dataset}-{kind}-{zlib.crc32(repr(recipe).encode()):08x}"
     runs = []
 
     def run(seed: int) -> float:
-        found, model, known = train(config, kind, seed, checkpoints / f"{seed}.pt")
+        found, model, known = train(config, kind, seed, config.checkpoint(kind, seed))
         runs.append(found)
         if config.picture and kind == "han" and seed == 0:
             picture(config, model, parts_of(config, seed)["test"], known)
         return found["accuracy"]
 
     values, seconds = over_seeds(run, config, f"{config.dataset} {kind}")
-    shutil.rmtree(checkpoints)
-    more = {name: summary([found[name] for found in runs]) for name in ("mse", "mse_likeliest") if name in runs[0]}
-    more |= {"runs": runs, "recipe": recipe}
+    more = {name: spread([found[name] for found in runs]) for name in ("mse", "mse_likeliest") if name in runs[0]}
+    more |= {"runs": runs, "recipe": config.recipe()}
     return report("documents", config.dataset, kind, "accuracy %", values, seconds, None, **more)
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": round(statistics.fmean(values), 3), "std": round(spread, 3)}
 
 
 # Picture --------------------------------------------------------------------------------------------------------------
@@ -320,6 +304,7 @@ def picture(config: Config, model: Hierarchical, documents: list[HeteroData], kn
     config.out.mkdir(parents=True, exist_ok=True)
     path = config.out / f"documents-{config.dataset}.html"
     path.write_text(page, encoding="utf-8")
+    print(f"  (written: {path})")
     return path
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 
 import mpnn
 from mpnn.diagnostics import Sensitivity, energies, gamma, plot_energies, plot_sensitivity, state_sensitivity
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, start
 from mpnn.features import dropout
 from mpnn.train import fit
 
@@ -142,7 +143,9 @@ class LastInput(nn.Module):
         return self.read(self.cell(x, plan)[last]).flatten()
 
 
-def learn(config: Config, clip: float | None, length: int = 30, count: int = 32) -> float | None:
+def learn(
+    config: Config, clip: float | None, checkpoint: Path, length: int = 30, count: int = 32
+) -> float | None:
     """The squared error on new chains of a network that is to give the last input; None if its loss was no number."""
     place = torch.arange(count * length).view(count, length)
     edge_index = torch.stack([place[:, :-1].flatten(), place[:, 1:].flatten()])
@@ -156,8 +159,9 @@ def learn(config: Config, clip: float | None, length: int = 30, count: int = 32)
     def evaluate(net: nn.Module) -> dict:
         return {"val": -error(net, fresh)}
 
+    sgd, epochs = torch.optim.SGD(model.parameters(), 0.1), min(config.epochs, 10)
     try:
-        fit(model, seen, error, evaluate, torch.optim.SGD(model.parameters(), 0.1), min(config.epochs, 10), clip=clip)
+        fit(model, seen, error, evaluate, sgd, epochs, clip=clip, checkpoint=checkpoint)
     except FloatingPointError:
         return None
     return float(error(model, fresh).detach())
@@ -170,8 +174,8 @@ def clipping(config: Config) -> list[dict]:
     for clip in (None, 1.0):
         errors: list[float | None] = []
 
-        def run(_: int, clip=clip, errors=errors) -> float:
-            errors.append(learn(config, clip))
+        def run(seed: int, clip=clip, errors=errors) -> float:
+            errors.append(learn(config, clip, config.checkpoint("clip", clip, seed)))
             return 100.0 if errors[-1] is None else 0.0
 
         name = f"RNN, relu, 1.5, clip={clip}"
@@ -202,7 +206,7 @@ class DeepGCN(nn.Module):
         return self.layers[-1](F.dropout(x, 0.5, self.training), edge_index)
 
 
-def train(config: Config, depth: int, data) -> tuple[float, Tensor]:
+def train(config: Config, depth: int, data, checkpoint: Path) -> tuple[float, Tensor]:
     """Test accuracy at the best validation epoch, and the energy of each layer before and after training."""
     model = DeepGCN(data.x.shape[1], config.width, int(data.y.max()) + 1, depth)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=5e-4)
@@ -215,7 +219,10 @@ def train(config: Config, depth: int, data) -> tuple[float, Tensor]:
         right = (net(data.x, data.edge_index).argmax(1) == data.y).float() * 100
         return {"val": right[data.val_mask].mean(), "test": right[data.test_mask].mean()}
 
-    done = fit(model, [data], loss, evaluate, optimizer, config.epochs, patience=config.patience, clip=1.0)
+    done = fit(
+        model, [data], loss, evaluate, optimizer, config.epochs, patience=config.patience, clip=1.0,
+        checkpoint=checkpoint,
+    )  # fmt: skip
     return done.best["test"], torch.stack([before, energy(model, data)])
 
 
@@ -229,8 +236,8 @@ def cora(config: Config) -> list[dict]:
     for depth in config.depths:
         results: list[Tensor] = []
 
-        def run(_: int, depth=depth, results=results) -> float:
-            accuracy, energy_by_layer = train(config, depth, data)
+        def run(seed: int, depth=depth, results=results) -> float:
+            accuracy, energy_by_layer = train(config, depth, data, config.checkpoint("depth", depth, seed))
             results.append(energy_by_layer)
             return accuracy
 
@@ -251,10 +258,7 @@ def cora(config: Config) -> list[dict]:
 
 def picture(config: Config, shown: dict[str, Tensor], rows: list[dict]) -> None:
     """Energy by layer, before and after training, and accuracy against depth."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
-    *both, right = figure.subplots(1, 3)
+    figure, (*both, right) = canvas(1, 3, figsize=(15, 4.5), layout="constrained")
     for k, (ax, when) in enumerate(zip(both, ("untrained", "trained"))):
         plot_energies({name: energy[k] for name, energy in shown.items()}, ax=ax)
         ax.set(title=f"GCN on Cora, {when}", ylabel="Dirichlet energy by degree, relative")
@@ -262,8 +266,7 @@ def picture(config: Config, shown: dict[str, Tensor], rows: list[dict]) -> None:
     right.set(xlabel="layers", xscale="log", ylabel="test accuracy, %", ylim=(0, 100))
     right.set_xticks(config.depths, map(str, config.depths))
     right.minorticks_off()
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(config.out / "gradients-cora.png", dpi=130)
+    save(figure, config.out / "gradients-cora.png")
 
 
 PARTS = {"chains": chains, "clipping": clipping, "cora": cora}

@@ -24,10 +24,8 @@ minutes of one core, 20 minutes on a busy machine::
 from __future__ import annotations
 
 import random
-import shutil
-import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -38,7 +36,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 import mpnn
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, start
 from mpnn.train import fit
 
 Parts = dict[str, tuple[Tensor, Tensor]]
@@ -242,37 +240,32 @@ def train(config: Config, model: nn.Module, parts: Parts, checkpoint: Path) -> l
     return done.history["val"]
 
 
-def experiment(config: Config, task: str, kind: str) -> dict:
-    """All seeds of one model; the checkpoints go when all are done."""
-    data, models = TASKS[task]
-    recipe = {k: v for k, v in asdict(config).items() if k not in ("seeds", "json", "out", "picture", "task", "model")}
-    checkpoints = config.out / f"grid-{zlib.crc32(repr((task, kind, recipe)).encode()):08x}"
+def experiment(config: Config, kind: str) -> dict:
+    """All seeds of one model on one task."""
+    data, models = TASKS[config.task]
     curves, weights = [], 0
 
     def run(seed: int) -> float:
         nonlocal weights
         parts, model = data(config, seed), models[kind](config)
         weights = sum(parameter.numel() for parameter in model.parameters())
-        curves.append(train(config, model, parts, checkpoints / f"{seed}.pt"))
+        curves.append(train(config, model, parts, config.checkpoint(kind, seed)))
         return right(model, *parts["test"])
 
-    values, seconds = over_seeds(run, config, f"{task} {kind}")
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    dataset = f"sums of {config.digits} digits" if task == "sums" else "digits 8x8"
-    metric = "sums right %" if task == "sums" else "accuracy %"
+    values, seconds = over_seeds(run, config, f"{config.task} {kind}")
+    dataset = f"sums of {config.digits} digits" if config.task == "sums" else "digits 8x8"
+    metric = "sums right %" if config.task == "sums" else "accuracy %"
     return report(
         "grid", dataset, kind, metric, values, seconds, None,
-        weights=weights, by_seed=[round(value, 2) for value in values], curves=curves, recipe=recipe,
+        weights=weights, by_seed=[round(value, 2) for value in values], curves=curves, recipe=config.recipe(),
     )  # fmt: skip
 
 
 def picture(config: Config, rows: list[dict]) -> Path:
     """The validation figure against epochs, a part for each task: the mean of the seeds, and the range they span."""
-    from matplotlib.figure import Figure
-
     tasks = list(dict.fromkeys(row["dataset"] for row in rows))
-    figure = Figure(figsize=(6 * len(tasks), 4.2), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks):
+    figure, panels = canvas(1, len(tasks), squeeze=False, figsize=(6 * len(tasks), 4.2), layout="constrained")
+    for axes, task in zip(panels[0], tasks):
         for row in (row for row in rows if row["dataset"] == task):
             length = min(map(len, row["curves"]))
             curves = torch.tensor([curve[:length] for curve in row["curves"]])
@@ -282,10 +275,7 @@ def picture(config: Config, rows: list[dict]) -> Path:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(title=task, xlabel="epoch", ylabel=f"{row['metric']}, validation", ylim=(0, 102))
         axes.legend()
-    path = config.out / "grid.png"
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path
+    return save(figure, config.out / "grid.png")
 
 
 def main(config: Config) -> list[dict]:
@@ -294,7 +284,7 @@ def main(config: Config) -> list[dict]:
     chosen = [task for task in TASKS if config.task in (task, "all")]
     kinds = [(task, kind) for task in chosen for kind in TASKS[task][1]]
     wanted = {"grid": (True,), "lstm": (False,), "all": (True, False)}[config.model]
-    rows = [experiment(config, task, kind) for task, kind in kinds if kind.startswith("Grid") in wanted]
+    rows = [experiment(replace(config, task=t), kind) for t, kind in kinds if kind.startswith("Grid") in wanted]
     if config.picture:
         picture(config, rows)
     return rows

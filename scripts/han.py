@@ -37,12 +37,9 @@ was not chosen. A seed of HAN takes about 20 seconds of one core on ACM, 40 on D
 
 from __future__ import annotations
 
-import shutil
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -53,7 +50,7 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 import mpnn
 from mpnn.datasets import split
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, spread, start
 from mpnn.features import dropout
 from mpnn.hetero import add_metapaths
 from mpnn.train import fit, seed_all
@@ -205,19 +202,13 @@ def train(config: Config, model: str, paths: Sequence[tuple], net: Network, seed
     done = fit(
         module, [views["train"]] * STEPS, lambda module, view: F.cross_entropy(module(view), view.y[view.asked]),
         evaluate, optimizer, config.epochs, better, config.patience,
-        checkpoint=folder(config) / f"{model}-{'-'.join(path[1] for path in paths)}-{seed}.pt",
+        checkpoint=config.checkpoint(model, *(path[1] for path in paths), seed),
     )  # fmt: skip
     return module, done
 
 
 def better(new: dict, best: dict) -> bool:
     return (new["val"], -new["val_loss"]) > (best["val"], -best["val_loss"])
-
-
-def folder(config: Config) -> Path:
-    """Of the checkpoints of a data set."""
-    code = zlib.crc32(repr((RECIPE, config.epochs, config.patience)).encode())
-    return config.out / f"han-{config.dataset}-{code:08x}"
 
 
 @torch.no_grad()
@@ -296,11 +287,11 @@ def experiment(config: Config, model: str, given: Network) -> list[dict]:
     if model == "han" and config.picture:
         draw_weights(config, figures)
         draw_embeddings(config, *last)
-    print("  " + ", ".join(f"{name} {value['mean']:.2f}" for name, value in figures.items()))
     more["recipe"] = asdict(RECIPE) | {"epochs": config.epochs, "patience": config.patience, "steps": STEPS}
     published = PUBLISHED.get((config.dataset, model))
     more |= {"figures": figures, "runs": about}
     rows = [report("han", config.dataset, model, "micro F1 %", values, seconds, published, **more)]
+    print("    " + ", ".join(f"{name} {value['mean']:.2f}" for name, value in figures.items()))
     if (config.dataset, model) in NEIGHBOURS:
         known, found = NEIGHBOURS[config.dataset, model], [run["micro neighbours 20"] for run in about]
         names = ["micro neighbours 20", "micro neighbours 80", "macro neighbours 20", "macro neighbours 80"]
@@ -311,17 +302,13 @@ def experiment(config: Config, model: str, given: Network) -> list[dict]:
     return rows
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"mean": round(fmean(values), 3), "std": round(stdev(values), 3) if len(values) > 1 else 0.0}
-
-
 def draw_weights(config: Config, figures: dict[str, dict[str, float]]) -> None:
     """How much each meta-path counts."""
     shares = {name.removeprefix("weight "): value for name, value in figures.items() if name.startswith("weight ")}
-    figure, axes = canvas((4.5, 3.5))
+    figure, axes = canvas(figsize=(4.5, 3.5))
     axes.bar(list(shares), [v["mean"] for v in shares.values()], yerr=[v["std"] for v in shares.values()], capsize=6)
     axes.set(title=f"{config.dataset}: HAN's weights of meta-paths", ylabel="weight", ylim=(0, 1))
-    save(config, figure, "weights")
+    save(figure, config.out / f"han-{config.dataset}-weights.png", bbox_inches="tight")
 
 
 def draw_embeddings(config: Config, z: Tensor, y: Tensor) -> None:
@@ -330,27 +317,10 @@ def draw_embeddings(config: Config, z: Tensor, y: Tensor) -> None:
 
     keep = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[: 300 if config.smoke else 2000]
     points = TSNE(random_state=0, init="pca").fit_transform(z[keep].numpy())
-    figure, axes = canvas((6, 6))
+    figure, axes = canvas(figsize=(6, 6))
     axes.scatter(*points.T, c=y[keep], cmap="tab10", s=8, linewidths=0)
     axes.set(title=f"{config.dataset}: HAN's embeddings of test nodes, t-SNE", xticks=[], yticks=[])
-    save(config, figure, "embeddings")
-
-
-def canvas(size: tuple[float, float]):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=size)
-
-
-def save(config: Config, figure, what: str) -> None:
-    import matplotlib.pyplot as plt
-
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(config.out / f"han-{config.dataset}-{what}.png", dpi=120, bbox_inches="tight")
-    plt.close(figure)
+    save(figure, config.out / f"han-{config.dataset}-embeddings.png", bbox_inches="tight")
 
 
 def main(config: Config) -> list[dict]:
@@ -364,7 +334,6 @@ def main(config: Config) -> list[dict]:
         given = network(dataset)
         for model in models:
             rows += experiment(chosen, model, given)
-        shutil.rmtree(folder(chosen), ignore_errors=True)  # the checkpoints go when all are done
     return rows
 
 

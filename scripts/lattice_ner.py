@@ -19,14 +19,12 @@ from __future__ import annotations
 import importlib.util
 import io
 import lzma
-import shutil
 import time
 import warnings
-import zlib
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -37,7 +35,7 @@ from torch_geometric.data import Data, HeteroData
 import mpnn
 from mpnn.datasets import Vocabulary
 from mpnn.datasets.tagged import entity_f1
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, spread, start
 from mpnn.lattice import Lexicon, jieba_words, lattice, relations
 from mpnn.loader import DataLoader, collate
 from mpnn.train import fit
@@ -238,15 +236,13 @@ def tagging_seconds(model: Tagger, loader: DataLoader) -> float:
 
 
 def experiment(config: Config, corpus: Corpus, kind: str) -> dict:
-    """All seeds of one model; the checkpoints go when all are done."""
-    recipe = (kind, replace(config, model="both", json=None, out=Path(), picture=False, seeds=0, threads=0))
-    checkpoints = config.out / f"lattice_ner-{zlib.crc32(repr(recipe).encode()):08x}"
+    """All seeds of one model."""
     test_loader = corpus.loader(corpus.test, 128)
     about, last = [], []
 
     def run(seed: int) -> float:
         model = Tagger(corpus, kind, config)
-        about.append(train(config, corpus, model, checkpoints / f"{seed}.pt"))
+        about.append(train(config, corpus, model, config.checkpoint(kind, seed)))
         last[:] = [model]
         return score(model, test_loader, corpus)
 
@@ -254,22 +250,22 @@ def experiment(config: Config, corpus: Corpus, kind: str) -> dict:
     if config.picture and kind == "lattice":
         picture(config, corpus, *last)
     speed = speeds(config, corpus, kind)
-    shutil.rmtree(checkpoints)
-    training, tagging = (f"{speed[f'{task}_32']:.0f} and {speed[f'{task}_1']:.0f}" for task in ("train", "tag"))
-    print(f"  sentences a second in batches of 32 and of 1: {training} in training, {tagging} in tagging")
     more = {name: round(fmean(each[name] for each in about), 2) for name in about[0]}
     published = PUBLISHED[config.dataset][kind]
-    return report(
+    row = report(
         "lattice_ner", config.dataset, kind, "entity F1 %", values, seconds, published,
         by_seed=[round(value, 3) for value in values], sentences_a_second=speed, **more,
     )  # fmt: skip
+    training, tagging = (f"{speed[f'{task}_32']:.0f} and {speed[f'{task}_1']:.0f}" for task in ("train", "tag"))
+    print(f"    sentences a second in batches of 32 and of 1: {training} in training, {tagging} in tagging")
+    return row
 
 
 def compared(character: dict, with_words: dict) -> dict[str, float]:
     """What words add, seed by seed: the mean and the standard deviation of the difference."""
     gains = [b - a for a, b in zip(character["by_seed"], with_words["by_seed"], strict=True)]
-    gain = {"mean": round(fmean(gains), 3), "std": round(stdev(gains), 3) if len(gains) > 1 else 0.0}
-    print(f"  words add {gain['mean']:+.2f} +- {gain['std']:.2f} ({sum(g > 0 for g in gains)} of {len(gains)} seeds)")
+    gain = spread(gains)
+    print(f"    words add {gain['mean']:+.2f} +- {gain['std']:.2f} ({sum(g > 0 for g in gains)} of {len(gains)} seeds)")
     return gain
 
 
@@ -278,10 +274,6 @@ def compared(character: dict, with_words: dict) -> dict[str, float]:
 
 def picture(config: Config, corpus: Corpus, model: Tagger) -> Path:
     """A test sentence's lattice in both directions: how much each word adds where it ends, and the tags."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -291,19 +283,15 @@ def picture(config: Config, corpus: Corpus, model: Tagger) -> Path:
         vectors = model.characters(batch["character"].number), model.words(batch["word"].number)
         weights = [alpha.mean(1).tolist() for alpha in model.layer.word_weights(*vectors, relations(batch))]
         tags = [(corpus.tags[a], corpus.tags[b]) for a, b in zip(model.tags(batch), batch["character"].y)]
-    figure, axes = plt.subplots(2, 1, figsize=(0.75 * len(tags) + 2, 8), constrained_layout=True)
+    figure, axes = canvas(2, 1, figsize=(0.75 * len(tags) + 2, 8), constrained_layout=True)
     shade = ScalarMappable(Normalize(0, max(map(max, weights))), "Blues")
     for ax, weight, way in zip(axes, weights, ("forwards, into its last character", "backwards, into its first")):
         draw_lattice(ax, data, weight, [a if a == b else f"{a}\n(true: {b})" for a, b in tags], shade)
         ax.set_title(f"weight of each word's cell, {way} (mean over {config.hidden} units)")
     figure.colorbar(shade, ax=axes, shrink=0.6, label="weight")
-    path = config.out / f"lattice_ner-{config.dataset}.png"
-    config.out.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # said once, by font()
-        figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
+        return save(figure, config.out / f"lattice_ner-{config.dataset}.png")
 
 
 def draw_lattice(ax, data: HeteroData, weight: list[float], tags: list[str], shade) -> None:

@@ -17,9 +17,7 @@ With three seeds the Tree-LSTM reached 92.5 +- 0.9, from 100 at depth 1 to 86 at
 
 from __future__ import annotations
 
-import shutil
-import zlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -30,7 +28,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 import mpnn
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, start
 from mpnn.expressions import OPERATORS, TOKENS, evaluate, random_expressions
 from mpnn.train import fit
 
@@ -206,34 +204,28 @@ def train(config: Config, kind: str, data: dict[str, list[Data]], checkpoint: Pa
 
 
 def experiment(config: Config, kind: str, parts: dict[str, list[Data]]) -> dict:
-    """All seeds of one model; the checkpoints go when all are done."""
+    """All seeds of one model."""
     data = {part: batches(expressions, kind, config.batch_size) for part, expressions in parts.items()}
-    recipe = {k: v for k, v in asdict(config).items() if k not in ("seeds", "json", "out", "picture", "model")}
-    checkpoints = config.out / f"listops-{kind}-{zlib.crc32(repr(recipe).encode()):08x}"
     curves = []
 
     def run(seed: int) -> float:
-        model = train(config, kind, data, checkpoints / f"{seed}.pt")
+        model = train(config, kind, data, config.checkpoint(kind, seed))
         correct, depth = right(model, data["test"])
         curves.append([float(correct[depth == d].mean()) for d in depth.unique()])
         return float(correct[depth <= config.depth].mean())
 
     values, seconds = over_seeds(run, config, f"listops {kind}")
-    shutil.rmtree(checkpoints, ignore_errors=True)
     count = len(parts["train"])
     return report(
         "listops", f"{count} expressions, depth 1 to {config.depth}", kind, "accuracy %", values, seconds, None,
         accuracy_by_depth=[round(fmean(column), 2) for column in zip(*curves)],
-        by_seed=[[round(value, 2) for value in curve] for curve in curves], recipe=recipe,
+        by_seed=[[round(value, 2) for value in curve] for curve in curves], recipe=config.recipe(),
     )  # fmt: skip
 
 
 def picture(config: Config, rows: list[dict]) -> Path:
     """Accuracy against depth: the mean of the seeds, and the range they span."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(figsize=(7, 4.5), layout="constrained")
     for row in rows:
         curves = torch.tensor(row["by_seed"])
         depth = range(1, curves.shape[1] + 1)
@@ -244,10 +236,7 @@ def picture(config: Config, rows: list[dict]) -> Path:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel=f"depth: nested {', '.join(OPERATORS)}", ylabel="accuracy, %", ylim=(0, 102))
     axes.legend()
-    path = config.out / "listops-depth.png"
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path
+    return save(figure, config.out / "listops-depth.png")
 
 
 def main(config: Config) -> list[dict]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch_geometric.loader import DataLoader
 
 import mpnn
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, start
 from mpnn.train import fit
 
 
@@ -87,34 +87,36 @@ class Solubility(nn.Module):
         return self.out(u).flatten()
 
 
-def rmse(model: nn.Module, loader, mean: Tensor, std: Tensor) -> float:
-    error = torch.cat([model(batch) * std + mean - batch.y.flatten() for batch in loader])
+def rmse(model: nn.Module, batches: list, mean: Tensor, std: Tensor) -> float:
+    error = torch.cat([model(batch) * std + mean - batch.y.flatten() for batch in batches])
     return float(error.square().mean().sqrt())
 
 
-def train(config: Config, bonds: bool, graphs: list, seed: int) -> tuple[float, nn.Module, DataLoader]:
+def train(config: Config, bonds: bool, graphs: list, seed: int, checkpoint: Path) -> tuple[float, nn.Module, list]:
     """One run on its own split; the test error at the best validation epoch."""
     train_set, val_set, test_set = split(graphs, seed)
     y = torch.cat([graph.y.flatten() for graph in train_set])
     mean, std = y.mean(), y.std()
-    generator = torch.Generator().manual_seed(seed)
-    loader = DataLoader(train_set, batch_size=64, shuffle=True, generator=generator)
-    val_loader, test_loader = DataLoader(val_set, batch_size=256), DataLoader(test_set, batch_size=256)
     model = Solubility(sizes(graphs, "x"), sizes(graphs, "edge_attr") if bonds else None, config.hidden, config.layers)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
+
+    val, test = (list(DataLoader(part, batch_size=256)) for part in (val_set, test_set))
+    loader = DataLoader(train_set, batch_size=64, shuffle=True, generator=torch.default_generator)
+    torch.manual_seed(seed)  # both models see the batches in one order, whatever they drew before
 
     def loss(net, batch):
         return F.mse_loss(net(batch), (batch.y.flatten() - mean) / std)
 
     def evaluate(net):
-        return {"val": -rmse(net, val_loader, mean, std), "test": rmse(net, test_loader, mean, std)}
+        return {"val": -rmse(net, val, mean, std), "test": rmse(net, test, mean, std)}
 
     done = fit(
-        model, loader, loss, evaluate, optimizer, config.epochs, patience=config.patience, clip=5.0, schedulers=[slower]
-    )
+        model, loader, loss, evaluate, optimizer, config.epochs, patience=config.patience, clip=5.0,
+        schedulers=[slower], checkpoint=checkpoint,
+    )  # fmt: skip
     model.scale = (mean, std)
-    return done.best["test"], model, test_loader
+    return done.best["test"], model, test
 
 
 def linear(graphs: list, seed: int) -> float:
@@ -145,26 +147,17 @@ def sizes(graphs: list, field: str) -> list[int]:
     return (torch.cat([getattr(g, field) for g in graphs]).long().amax(0) + 1).tolist()
 
 
-def picture(config: Config, model: nn.Module, loader) -> Path:
+def picture(config: Config, model: nn.Module, batches: list) -> Path:
     """Predicted beside measured solubility of the last seed's test molecules."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     mean, std = model.scale
     with torch.no_grad():
-        pairs = [(batch.y.flatten(), model(batch) * std + mean) for batch in loader]
+        pairs = [(batch.y.flatten(), model(batch) * std + mean) for batch in batches]
     measured, predicted = (torch.cat(column) for column in zip(*pairs))
-    figure, axes = plt.subplots(figsize=(5, 5))
+    figure, axes = canvas(figsize=(5, 5))
     axes.axline((0, 0), slope=1, color="0.7", linewidth=1)
     axes.scatter(measured, predicted, s=14, alpha=0.7, linewidths=0)
     axes.set(xlabel="measured, log mol/l", ylabel="predicted, log mol/l", title="ESOL, test molecules", aspect="equal")
-    path = config.out / "molecules.png"
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    return save(figure, config.out / "molecules.png", bbox_inches="tight")
 
 
 def main(config: Config) -> list[dict]:
@@ -173,9 +166,9 @@ def main(config: Config) -> list[dict]:
     graphs = mpnn.datasets.load("esol")
     results, last = [], []
 
-    def run_network(bonds: bool):
+    def run_network(name: str):
         def run(seed: int) -> float:
-            error, *rest = train(config, bonds, graphs, seed)
+            error, *rest = train(config, name == "graph network", graphs, seed, config.checkpoint(name, seed))
             last[:] = rest
             return error
 
@@ -183,8 +176,8 @@ def main(config: Config) -> list[dict]:
 
     models = {
         "linear": lambda seed: linear(graphs, seed),
-        "without bonds": run_network(False),
-        "graph network": run_network(True),
+        "without bonds": run_network("without bonds"),
+        "graph network": run_network("graph network"),
     }
     for name, run in models.items():
         if config.model in (name, "all"):

@@ -31,9 +31,7 @@ help. A run of all takes half an hour on a busy core; it goes on where it was ki
 from __future__ import annotations
 
 import re
-import shutil
 import statistics
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +45,7 @@ from torch_geometric.data import Batch, Data
 
 import mpnn
 from mpnn.datasets.threads import context
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, start
 from mpnn.graphs import relations
 from mpnn.nn import LSTM, ChildSumTreeLSTM, GraphStructuredLSTM
 from mpnn.train import fit
@@ -288,14 +286,14 @@ def train(config: Config, kind: Kind, parts: dict[str, list[Batch]], checkpoint:
 
 
 def experiment(
-    config: Config, subreddit: str, name: str, seen: dict[str, list[Data]], folder: Path, alone: list[float] | None
+    config: Config, subreddit: str, name: str, seen: dict[str, list[Data]], alone: list[float] | None
 ) -> tuple[dict, list[float], Run]:
     """The result row of all seeds of a model, their figures, and the last run; ``alone``: the figures of "features"."""
     kind, runs = MODELS[name], []
     parts = {part: batches(kind, some, 16 if part == "train" else 64) for part, some in seen.items()}
 
     def run(seed: int) -> float:
-        runs.append(train(config, kind, parts, folder / f"{subreddit}-{name}-{seed}.pt".replace(" ", "-")))
+        runs.append(train(config, kind, parts, config.checkpoint(subreddit, name, seed)))
         return runs[-1].mean
 
     values, seconds = over_seeds(run, config, f"{subreddit} {name}")
@@ -321,45 +319,37 @@ def gain(values: list[float], below: list[float]) -> list[float]:
 
 def picture(out: Path, subreddit: str, threads: list[Data], name: str, run: Run) -> None:
     """A thread of the test part with the levels that are true and those that were said."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib import colormaps
 
     fit_to_draw = [data for data in threads if data.num_nodes < 45] or threads[:1]
     data = max(fit_to_draw, key=lambda data: (len(data.y.unique()), data.num_nodes))
     with torch.no_grad():
         said = decide(at_least(run.model(*batches(MODELS[name], [data], 1))), run.limit)
-    figure, axes = plt.subplots(2, 1, figsize=(14, 8))
+    figure, axes = canvas(2, 1, figsize=(14, 8))
     for ax, title, level in zip(axes, ("true levels", f"levels said by {name}"), (data.y, said)):
-        color = torch.from_numpy(plt.get_cmap("viridis")(level.clamp(min=0).numpy() / (LEVELS - 1))[:, :3])
+        color = torch.from_numpy(colormaps["viridis"](level.clamp(min=0).numpy() / (LEVELS - 1))[:, :3])
         color[0] = 0.6
         reply = Data(edge_index=data.parent_index, num_nodes=data.num_nodes)
         mpnn.draw(reply, ax=ax, layout="tree", color=color, labels=["post", *map(str, level[1:].tolist())])
         ax.set_title(f"{subreddit}: {title}")
-    out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / f"reddit-{subreddit}.png", dpi=120, bbox_inches="tight")
-    plt.close(figure)
+    save(figure, out / f"reddit-{subreddit}.png", bbox_inches="tight")
 
 
 def main(config: Config) -> list[dict]:
     if config.smoke:
         config = replace(config, seeds=1, epochs=1, hidden=8, topics=8, picture=False)
     threads = mpnn.datasets.load("reddit-threads")
-    recipe = (config.epochs, config.patience, config.hidden, config.topics, config.dropout, config.lr, config.smoke)
-    folder = config.out / f"reddit-threads-{zlib.crc32(repr(recipe).encode()):08x}"
     wanted = ("askacademia", "college") if config.dataset == "all" else (config.dataset,)
     seen = {name: described(of_subreddit(threads, name, config.smoke), config.topics) for name in wanted}
     results, alone, last = [], {}, {}
     for name in MODELS if config.model == "all" else (config.model,):
         for subreddit in seen:
-            row, values, run = experiment(config, subreddit, name, seen[subreddit], folder, alone.get(subreddit))
+            row, values, run = experiment(config, subreddit, name, seen[subreddit], alone.get(subreddit))
             results.append(row)
             if name == "features":
                 alone[subreddit] = values
             if subreddit not in last or name == "graph tanh":
                 last[subreddit] = (name, run)
-    shutil.rmtree(folder)
     if config.picture:
         for subreddit, (name, run) in last.items():
             picture(config.out, subreddit, seen[subreddit]["test"], name, run)

@@ -17,9 +17,7 @@ all models took 16 minutes on the laser, on two busy cores, and 4 on sunspots::
 
 from __future__ import annotations
 
-import shutil
-import zlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +29,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 import mpnn
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, start
 from mpnn.graphs import chain, delays
 from mpnn.train import fit
 
@@ -234,25 +232,22 @@ def predictions(model: Forecaster, t: Task) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def experiment(config: Config, dataset: str, name: str) -> tuple[list[dict], dict]:
-    """All seeds of one model on one series; its rows, and the last seed's predictions. Checkpoints go at the end."""
+    """All seeds of one model on one series; its rows, and the last seed's predictions."""
     t, scores, shown = task(dataset), {}, {}
-    recipe = {k: v for k, v in asdict(config).items() if k in ("epochs", "patience", "hidden", "lr", "batch", "smoke")}
-    checkpoints = config.out / f"series-{dataset}-{name}-{zlib.crc32(repr(recipe).encode()):08x}"
 
     def run(seed: int) -> float:
         if name == "AR":
             model = AR(t.reach).fit(t.y[: t.first])
         else:
-            model = train(config, MODELS[name], t, checkpoints / f"{seed}.pt")
+            model = train(config, MODELS[name], t, config.checkpoint(dataset, name, seed))
         shown.update(predictions(model, t))
         for metric, pair in shown.items():
             scores.setdefault(metric, []).append(nmse(*pair))
         return scores["one step ahead"][-1]
 
     _, seconds = over_seeds(run, replace(config, seeds=1) if name == "AR" else config, f"{dataset} {name}")
-    shutil.rmtree(checkpoints, ignore_errors=True)
     return [
-        report("series", dataset, name, f"NMSE %, {metric}", values, seconds, None, runs=values, recipe=recipe)
+        report("series", dataset, name, f"NMSE %, {metric}", values, seconds, None, runs=values, recipe=config.recipe())
         for metric, values in scores.items()
     ], shown
 
@@ -262,12 +257,7 @@ MODELS = {"AR": AR, "TDNN": TDNN, "NARX": NARX, "LSTM": LSTM}
 
 def picture(config: Config, dataset: str, shown: dict[str, dict]) -> Path:
     """Each model's predictions beside the truth: one step ahead at the left, in one go at the right."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, rows = plt.subplots(len(shown), 2, figsize=(13, 2.2 * len(shown)), squeeze=False)
+    figure, rows = canvas(len(shown), 2, figsize=(13, 2.2 * len(shown)), squeeze=False)
     for (name, both), row in zip(shown.items(), rows, strict=True):
         for (metric, (predicted, true)), axes in zip(both.items(), row, strict=True):
             axes.plot(true, color="0.6", linewidth=2, label="true")
@@ -277,11 +267,7 @@ def picture(config: Config, dataset: str, shown: dict[str, dict]) -> Path:
             axes.legend(loc="upper right", fontsize=8)
             axes.set_title(f"{dataset}, {name}: error {nmse(predicted, true):.1f} % of the variance", fontsize=9)
     figure.tight_layout()
-    path = config.out / f"series-{dataset}.png"
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-    return path
+    return save(figure, config.out / f"series-{dataset}.png", dpi=100)
 
 
 def main(config: Config) -> list[dict]:

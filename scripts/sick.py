@@ -20,14 +20,11 @@ took 15 minutes on a busy machine::
 
 from __future__ import annotations
 
-import shutil
-import zlib
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Literal
 
 import torch
@@ -39,7 +36,7 @@ from torchmetrics.functional import mean_squared_error, pearson_corrcoef, spearm
 
 import mpnn
 from mpnn.datasets import Vocabulary, sick
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, spread, start
 from mpnn.loader import DataLoader
 from mpnn.train import fit
 
@@ -219,17 +216,14 @@ def train(config: Config, model: nn.Module, loaders: dict[str, DataLoader], chec
 
 
 def experiment(config: Config, kind: str) -> dict:
-    """All seeds of one model; the checkpoints go when all are done."""
+    """All seeds of one model."""
     what = MODELS[kind]
     loaders, table = batches(config, what.view)
-    settings = ("lr", "weight_decay", "batch_size", "average", "epochs", "patience")
-    recipe = {name: getattr(config, name) for name in settings}
-    checkpoints = config.out / f"sick-{kind}-{zlib.crc32(repr((recipe, config.smoke)).encode()):08x}"
     measured, last = [], []
 
     def run(seed: int) -> float:
         model = Relatedness(what.encoder(table.shape[1]), what.width, HIDDEN, table)
-        model = train(config, model, loaders, checkpoints / f"{seed}.pt")
+        model = train(config, model, loaders, config.checkpoint(kind, seed))
         scores, y = last[:] = predict(model, loaders["test"])
         measured.append((spearman_corrcoef(scores, y) * 100, mean_squared_error(scores, y)))
         return float(pearson_corrcoef(scores, y)) * 100
@@ -237,32 +231,21 @@ def experiment(config: Config, kind: str) -> dict:
     values, seconds = over_seeds(run, config, what.name)
     if config.picture:
         picture(config, what.name, loaders["test"].dataset, *last)
-    shutil.rmtree(checkpoints)
     rho, mse = ([float(value) for value in column] for column in zip(*measured))
     pearson, *others = what.published
     row = report(
         "sick", "sick", what.name, "Pearson's r x 100", values, seconds, pearson,
-        spearman_x_100=beside(rho, others[0]), mse=beside(mse, others[1]), recipe=recipe,
+        spearman_x_100=spread(rho, 4) | {"published": others[0]}, mse=spread(mse, 4) | {"published": others[1]},
+        recipe=config.recipe(),
     )  # fmt: skip
     rho, mse = (f"{of['mean']:.4f} +- {of['std']:.4f}" for of in (row["spearman_x_100"], row["mse"]))
     print(f"    Spearman's rho x 100 {rho}; mean squared error {mse}")
     return row
 
 
-def beside(values: list[float], published: float | None) -> dict:
-    """Mean and spread of a second metric beside the published figure."""
-    std = stdev(values) if len(values) > 1 else 0.0
-    return {"mean": round(fmean(values), 4), "std": round(std, 4), "published": published}
-
-
 def picture(config: Config, name: str, pairs: list[Data], scores: Tensor, y: Tensor) -> Path:
     """Predicted against true scores of the test pairs, and one pair as the model sees it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6))
+    figure, (left, right) = canvas(1, 2, figsize=(12, 6))
     left.scatter(y, scores, s=4, alpha=0.3, linewidths=0)
     left.plot([1, 5], [1, 5], color="black", linewidth=0.5)
     left.set(title=f"{name}: {len(y)} test pairs", xlabel="true relatedness", ylabel="predicted")
@@ -270,11 +253,7 @@ def picture(config: Config, name: str, pairs: list[Data], scores: Tensor, y: Ten
     words = [word or "" for word in pairs[shown].word]
     mpnn.draw(pairs[shown], schedule="topological", ax=right, labels=words)
     right.set(title=f"one pair: {float(y[shown]):.1f}, predicted {float(scores[shown]):.1f}")
-    path = config.out / f"sick-{name.replace(' ', '-').lower()}.png"
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    return save(figure, config.out / f"sick-{name.replace(' ', '-').lower()}.png", bbox_inches="tight")
 
 
 def main(config: Config) -> list[dict]:

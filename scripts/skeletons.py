@@ -36,9 +36,7 @@ Part-Aware LSTM 82.4 +- 1.9, GraphRecurrent 54.3 +- 0.8. On AS1, AS2 and AS3: tw
 
 from __future__ import annotations
 
-import shutil
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -53,7 +51,7 @@ from torch_geometric.data import Batch, Data
 import mpnn
 from mpnn.datasets import skeletons
 from mpnn.datasets.skeletons import Body
-from mpnn.experiment import Options, Seconds, over_seeds, report, start
+from mpnn.experiment import Options, Seconds, canvas, over_seeds, report, save, start
 from mpnn.nn.agc_lstm import Stage, stages
 from mpnn.spacetime import skeleton
 from mpnn.train import Fit, fit, seed_all
@@ -63,10 +61,6 @@ MODELS = ["lstm", "p-lstm", "graph-gcn", "agc-lstm-joint", "agc-lstm-part", "agc
 UNIT = 0.3  # metres; coordinates are given in it, so that they are neither large nor small
 SETS = ["nucla", "msr", "as1", "as2", "as3"]
 PUBLISHED = {("nucla", "agc-lstm-two-stream"): 93.3}
-RECIPE = (
-    "frames", "smooth", "hidden", "epochs", "least", "batch_size", "lr", "decay", "dropout", "turn", "scale", "size",
-    "jitter", "crop", "warp", "looks",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,8 @@ class Config(Options):
     seeds: int = 3
     epochs: int = 80
     """Epochs of a run; the model after the last one counts."""
+    patience: int = 0
+    """Of no effect: all epochs are run."""
     without: Literal["nothing", "camera-1", "camera-2", "subjects"] = "nothing"
     """To choose settings by: trains without one of the training cameras, or without two subjects, and gives the
     accuracy on these instead of that on the test sequences."""
@@ -381,8 +377,7 @@ def train(config: Config, model: str, given: Moves, seed: int, watch: Callable |
 
     done = fit(
         module, Batches(config, given), lambda module, batch: module.loss(*batch), evaluate, optimizer, config.epochs,
-        better=lambda new, best: True, clip=5.0, schedulers=[slower],
-        checkpoint=folder(config) / f"{model}-{seed}.pt",
+        better=lambda new, best: True, clip=5.0, schedulers=[slower], checkpoint=config.checkpoint(model, seed),
     )  # fmt: skip
     return module, done
 
@@ -398,12 +393,6 @@ def scored(config: Config, module: nn.Module, given: Moves) -> Tensor:
 
 def accuracy(scores: Tensor, given: Moves) -> float:
     return 100 * float((scores.argmax(dim=1) == given.y).float().mean())
-
-
-def folder(config: Config) -> Path:
-    """Of the checkpoints of a data set."""
-    about = [getattr(config, name) for name in (*RECIPE, "without", "smoke", "data")]
-    return config.out / f"skeletons-{config.dataset}-{zlib.crc32(repr(about).encode()):08x}"
 
 
 def experiment(config: Config, model: str, given: Moves, test: Moves) -> dict:
@@ -432,7 +421,7 @@ def experiment(config: Config, model: str, given: Moves, test: Moves) -> dict:
     published = PUBLISHED.get((name, model)) if config.without == "nothing" else None
     return report(
         "skeletons", name, model, metric, values, Seconds(sum(run["seconds"] for run in runs), trained), published,
-        runs=runs, recipe={key: getattr(config, key) for key in RECIPE},
+        runs=runs, recipe=config.recipe(),
     )  # fmt: skip
 
 
@@ -459,24 +448,15 @@ def watcher(config: Config, test: Moves) -> Callable | None:
 @torch.no_grad()
 def picture(config: Config, module: AGC, test: Moves, columns: int = 8) -> Path:
     """Test sequences of four actions, a row each; joints are the larger the more the first layer attends to them."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     classes = test.y.unique()[:: max(1, len(test.y.unique()) // 4)][:4].tolist()
-    figure, axes = plt.subplots(len(classes), columns, figsize=(1.5 * columns, 2 * len(classes)), squeeze=False)
+    figure, axes = canvas(len(classes), columns, figsize=(1.5 * columns, 2 * len(classes)), squeeze=False)
     for row, label in zip(axes, classes, strict=True):
         x = UNIT * skeletons.resampled(test.x[int((test.y == label).nonzero()[0])], config.frames)
         alpha = module(x[None] / UNIT).attention[0].view(-1, x.shape[1])
         for panel, k in zip(row, torch.linspace(0, len(alpha) - 1, columns).round().long().tolist(), strict=True):
             strip(panel, x[k * len(x) // len(alpha)], alpha[k], test.body)
         row[0].set_title(test.body.classes[label], loc="left", fontsize=9)
-    path = config.out / f"skeletons-{config.dataset}.png"
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    return save(figure, config.out / f"skeletons-{config.dataset}.png", bbox_inches="tight")
 
 
 def strip(axes, x: Tensor, alpha: Tensor, body: Body) -> None:
@@ -500,7 +480,6 @@ def main(config: Config) -> list[dict]:
         chosen = replace(config, dataset=dataset)
         given, test = load(chosen)
         rows += [experiment(chosen, model, given, test) for model in models]
-        shutil.rmtree(folder(chosen), ignore_errors=True)  # the checkpoints go when all are done
     return rows
 
 

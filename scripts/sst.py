@@ -20,8 +20,6 @@ Tree-LSTM took half a minute of a busy core, and its three seeds a quarter of an
 from __future__ import annotations
 
 import resource
-import shutil
-import zlib
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -34,12 +32,11 @@ from torch_geometric.data import Data
 
 import mpnn
 from mpnn.datasets import Vocabulary, sst, word_vectors
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, start
 from mpnn.loader import DataLoader
 from mpnn.train import fit
 
 MODELS = ["bag", "recnn", "bilstm", "torch", "tree-lstm"]
-RECIPE = ("vectors", "hidden", "batch_size", "lr", "word_lr", "decay", "dropout", "epochs", "patience")
 PUBLISHED = {("tree-lstm", "fine"): 51.0, ("tree-lstm", "binary"): 88.0}
 VECTORS = {
     "6B": ["glove.6B.50d"],
@@ -279,25 +276,22 @@ def classes(config: Config) -> int:
 
 
 def experiment(config: Config, kind: str) -> dict:
-    """All seeds of one model on one task; the checkpoints go when all are done."""
+    """All seeds of one model on one task."""
     parts, known = load(config)
-    recipe = {name: getattr(config, name) for name in RECIPE}
-    checkpoints = config.out / f"sst-{config.task}-{kind}-{zlib.crc32(repr((recipe, config.smoke)).encode()):08x}"
     runs = []
 
     def run(seed: int) -> float:
-        result, model = train(config, kind, parts, known, checkpoints / f"{seed}.pt")
+        result, model = train(config, kind, parts, known, config.checkpoint(kind, seed))
         runs.append((result, model))
         return result["test"]
 
     values, seconds = over_seeds(run, config, f"sst {config.task} {kind}")
-    shutil.rmtree(checkpoints)
     if config.picture and kind == "tree-lstm":
         picture(config, runs[-1][1], parts["test"], known)
     published = PUBLISHED.get((kind, config.task))
     name = "bilstm (torch.nn)" if kind == "torch" else kind
     peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # of the process so far
-    more = {"peak_mb": peak, "runs": [result for result, _ in runs], "recipe": recipe}
+    more = {"peak_mb": peak, "runs": [result for result, _ in runs], "recipe": config.recipe()}
     return report("sst", f"sst {config.task}", name, "accuracy %", values, seconds, published, **more)
 
 
@@ -306,10 +300,7 @@ def experiment(config: Config, kind: str) -> dict:
 
 def picture(config: Config, model: Net, trees: list[Data], known: Vocabulary) -> Path:
     """A test sentence with the true and the predicted sentiment of each phrase, from red to green."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib import colormaps
 
     long = [tree for tree in trees if tree.num_nodes > 20] or trees
     tree = max(long, key=lambda tree: (len(tree.y.unique()), -tree.num_nodes))  # the shortest of these with all classes
@@ -319,16 +310,12 @@ def picture(config: Config, model: Net, trees: list[Data], known: Vocabulary) ->
         chances = model(batch).softmax(1)
     true = torch.where(tree.y < 0, 0.5, tree.y / top)  # with two classes neutral phrases have no label
     shades = {"true": true, "predicted, red for negative": (chances * torch.arange(top + 1)).sum(1) / top}
-    figure, axes = plt.subplots(1, 2, figsize=(16, 7))
+    figure, axes = canvas(1, 2, figsize=(16, 7))
     for ax, (title, shade) in zip(axes, shades.items(), strict=True):
-        colour = plt.get_cmap("RdYlGn")(shade.numpy())[:, :3]
+        colour = colormaps["RdYlGn"](shade.numpy())[:, :3]
         mpnn.draw(tree, ax=ax, color=torch.tensor(colour), labels=[word or "" for word in tree.word])
         ax.set_title(title)
-    config.out.mkdir(parents=True, exist_ok=True)
-    path = config.out / f"sst-{config.task}.png"
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    return save(figure, config.out / f"sst-{config.task}.png", bbox_inches="tight")
 
 
 def main(config: Config) -> list[dict]:

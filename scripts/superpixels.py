@@ -42,7 +42,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Literal
 
 import networkx as nx
@@ -55,7 +55,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 import mpnn
 from mpnn.datasets import pictures
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, spread, start
 from mpnn.images import Pool, overlap, superpixels, to_pixels
 from mpnn.loader import DataLoader
 from mpnn.schedule import Schedule, ordered, synchronous
@@ -272,10 +272,9 @@ def train_network(config: Config, seed: int) -> Network:
     def evaluate(net):
         return {"val": measure(predicted(net, parts["val"]), len(known.names))["mean IoU"]}
 
-    checkpoint = folder(config) / f"network-{seed}.pt"
     fit(
         network, Pictures(parts["train"], 8), loss, evaluate, optimizer, config.network_epochs,
-        schedulers=[slower], checkpoint=checkpoint,
+        schedulers=[slower], checkpoint=folder(config) / f"network-{seed}.pt",
     )  # fmt: skip
     return network
 
@@ -319,7 +318,7 @@ def measure(pairs: Iterator[tuple[Tensor, Tensor]], num_classes: int) -> dict[st
 
 
 def folder(config: Config) -> Path:
-    """Where a recipe's checkpoints lie."""
+    """Where networks lie, which all graph models start from, of this command and of later ones."""
     recipe = (str(config.data), config.superpixels, config.size, config.channels, config.network_epochs, config.smoke)
     return config.out / f"superpixels-{key(*recipe)}"
 
@@ -489,12 +488,9 @@ def train(config: Config, kind: str, seed: int) -> tuple[nn.Module, dict[str, Da
     def evaluate(net):
         return {"val": mean_iou([pieces(net, batch) for batch in batches["val"]])}
 
-    recipe = (config.hidden, config.layers, config.epochs, config.patience, config.batch_size, config.lr, config.along)
-    of_network = "" if config.network_seed is None else f"-on-{config.network_seed}"
-    checkpoint = folder(config) / f"{kind}-{key(*recipe)}{of_network}-{seed}.pt"
     fit(
         model, batches["train"], loss, evaluate, optimizer, config.epochs, patience=config.patience, clip=1.0,
-        schedulers=[slower], checkpoint=checkpoint,
+        schedulers=[slower], checkpoint=config.checkpoint(kind, seed),
     )  # fmt: skip
     return model, batches
 
@@ -556,14 +552,10 @@ def experiment(config: Config, kind: str) -> dict:
     others = {name: [round(row[name], 3) for row in found] for name in ("class average", "pixel accuracy")}
     row = report(
         "superpixels", dataset, MODELS[kind].name, "mean IoU %", values, seconds, None,
-        by_seed=[round(value, 3) for value in values], **others, levels=levels(config, kind), recipe=recipe_of(config),
+        by_seed=[round(value, 3) for value in values], **others, levels=levels(config, kind), recipe=config.recipe(),
     )  # fmt: skip
     print("    " + "; ".join(f"{name} {fmean(values):.2f}" for name, values in others.items()))
     return row
-
-
-def recipe_of(config: Config) -> dict:
-    return {name: value for name, value in vars(config).items() if name not in ("json", "out", "data", "picture")}
 
 
 def levels(config: Config, kind: str) -> float | None:
@@ -579,20 +571,17 @@ def compared(rows: list[dict]) -> dict[str, list[float]]:
     ours, found = by_name.pop(MODELS["graph-lstm"].name, None), {}
     for name, theirs in by_name.items() if ours else ():
         more = found[name] = [round(a - b, 3) for a, b in zip(ours, theirs)]
-        spread = stdev(more) if len(more) > 1 else 0.0
-        print(f"Graph LSTM - {name}: {fmean(more):+.2f} +- {spread:.2f} ({', '.join(f'{d:+.2f}' for d in more)})")
+        of = spread(more)
+        print(f"Graph LSTM - {name}: {of['mean']:+.2f} +- {of['std']:.2f} ({', '.join(f'{d:+.2f}' for d in more)})")
     return found
 
 
 def picture(config: Config, kind: str, count: int = 3) -> Path:
     """Pictures, their superpixels in the order in which they fire, what is found and what is true."""
-    from matplotlib.figure import Figure
-
     model, batches = train(config, kind, 0)
     palette = torch.tensor([*load(config)[1].palette, (0, 0, 0)], dtype=torch.uint8)  # black: no label
     graphs = batches["test"].dataset[:: max(len(batches["test"].dataset) // count, 1)][:count]
-    figure = Figure(figsize=(14, 2.7 * count), layout="constrained")
-    rows = figure.subplots(count, 4, squeeze=False)
+    figure, rows = canvas(count, 4, squeeze=False, figsize=(14, 2.7 * count), layout="constrained")
     for axes, graph in zip(rows, graphs):
         (batch,) = DataLoader([graph], 1, schedule=MODELS[kind].order)
         ((found, _),) = labelled(model, batch)
@@ -607,10 +596,7 @@ def picture(config: Config, kind: str, count: int = 3) -> Path:
             ax.set_axis_off()
     for ax, title in zip(rows[0], ("picture", "level of its superpixels: 0 fires first", "found", "true")):
         ax.set_title(title)
-    path = config.out / f"superpixels-{kind}.png"
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+    return save(figure, config.out / f"superpixels-{kind}.png")
 
 
 def main(config: Config) -> list[dict]:

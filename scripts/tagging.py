@@ -20,9 +20,7 @@ node, random vectors), ``ud-english-lines`` (parts of speech, accuracy)::
 from __future__ import annotations
 
 import re
-import shutil
 import time
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -38,7 +36,7 @@ from torch_geometric.data import Data
 import mpnn
 from mpnn.datasets import Vocabulary
 from mpnn.datasets.tagged import entity_f1
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, start
 from mpnn.loader import DataLoader, collate
 from mpnn.train import fit
 
@@ -217,61 +215,47 @@ def score(model: Tagger, loader, corpus: Corpus) -> float:
 
 
 def train(config: Config, corpus: Corpus, model: Tagger, seed: int, checkpoint: Path) -> dict[str, float]:
-    """One run; the model is left as in its best epoch. Sentences a second in tagging."""
+    """One run; the model is left as in its best epoch."""
     own, val = corpus.split(seed)
     size = config.batch_size
     loader = DataLoader(own, batch_sampler=ByLength(own, size), schedule="topological")
     val_loader = DataLoader(val, batch_size=4 * size, schedule="topological")
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)  # the embedding is large
     slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
-    spent = []
-
-    def evaluate(net):
-        began = time.perf_counter()
-        value = score(net, val_loader, corpus)
-        spent.append(time.perf_counter() - began)
-        return {"val": value}
-
     done = fit(
-        model, loader, lambda net, batch: net.loss(batch), evaluate, optimizer, config.epochs,
-        patience=config.patience, clip=5.0, schedulers=[slower], checkpoint=checkpoint,
+        model, loader, lambda net, batch: net.loss(batch), lambda net: {"val": score(net, val_loader, corpus)},
+        optimizer, config.epochs, patience=config.patience, clip=5.0, schedulers=[slower], checkpoint=checkpoint,
     )  # fmt: skip
-    speed = len(val) / fmean(spent) if spent else 0.0  # nothing if the run was finished before
-    return {"val": done.best["val"], "epoch": done.best["epoch"], "tag_speed": speed}
+    return {"val": done.best["val"], "epoch": done.best["epoch"]}
 
 
 def experiment(config: Config, corpus: Corpus, kind: str) -> dict:
-    """All seeds of one model; the checkpoints go when all are done."""
-    recipe = (config.dataset, kind, config.epochs, config.patience, config.hidden, config.batch_size, config.lr)
-    checkpoints = config.out / f"tagging-{zlib.crc32(repr((recipe, config.smoke)).encode()):08x}"
+    """All seeds of one model."""
     test_loader = DataLoader(corpus.test, batch_size=128, schedule="topological")
     characters = kind != "crf, no characters" and config.dataset not in ("resume-ner", "weibo-ner")
     about, last = [], []
 
     def run(seed: int) -> float:
         model = Tagger(corpus, config.hidden, characters, crf=kind != "softmax")
-        about.append(train(config, corpus, model, seed, checkpoints / f"{seed}.pt"))
-        last[:] = [model]
-        return score(model, test_loader, corpus)
+        about.append(train(config, corpus, model, seed, config.checkpoint(kind, seed)))
+        last[:], began = [model], time.perf_counter()
+        value = score(model, test_loader, corpus)
+        about[-1]["tag_speed"] = len(corpus.test) / (time.perf_counter() - began)
+        return value
 
     values, seconds = over_seeds(run, config, f"{config.dataset} {kind}")
-    shutil.rmtree(checkpoints)
     if config.picture and kind == "crf":
         picture(config, corpus, *last)
     more = {name: round(fmean(each[name] for each in about), 2) for name in about[0]}
-    print(f"  {more['tag_speed']:.0f} sentences a second in tagging")
     metric = "chunk F1 %" if config.dataset == "conll2000" else "entity F1 %" if corpus.scheme else "accuracy %"
     published = PUBLISHED.get(config.dataset, {}).get(kind)
-    return report("tagging", config.dataset, f"bi-LSTM + {kind}", metric, values, seconds, published, **more)
+    row = report("tagging", config.dataset, f"bi-LSTM + {kind}", metric, values, seconds, published, **more)
+    print(f"    {row['tag_speed']:.0f} sentences a second in tagging")
+    return row
 
 
 def picture(config: Config, corpus: Corpus, model: Tagger) -> Path:
     """The transition scores, and the marginals of one sentence's words."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     number = next(k for k, data in enumerate(corpus.test) if 12 <= data.num_nodes <= 20)
     batch = collate([corpus.test[number]], "topological")
     with torch.no_grad():
@@ -281,7 +265,7 @@ def picture(config: Config, corpus: Corpus, model: Tagger) -> Path:
     scores = model.crf.transition.detach().clone()
     if corpus.forbidden is not None:
         scores[corpus.forbidden[:-1, :-1]] = torch.nan
-    figure, (left, right) = plt.subplots(1, 2, figsize=(15, 6.5), width_ratios=[1, 1.1])
+    figure, (left, right) = canvas(1, 2, figsize=(15, 6.5), width_ratios=[1, 1.1])
     shown = left.imshow(scores, cmap="RdBu_r", vmin=-2, vmax=2)
     figure.colorbar(shown, ax=left, shrink=0.8)
     left.set(title="transition scores (blank: forbidden)", xlabel="tag", ylabel="the tag before")
@@ -294,11 +278,7 @@ def picture(config: Config, corpus: Corpus, model: Tagger) -> Path:
     right.set(title="marginals of a test sentence (circles: true tags)")
     right.set_xticks(range(len(words)), words, rotation=60, ha="right")
     right.set_yticks(range(len(kept)), [corpus.tags[k] for k in kept])
-    path = config.out / f"tagging-{config.dataset}.png"
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    return save(figure, config.out / f"tagging-{config.dataset}.png", bbox_inches="tight")
 
 
 def main(config: Config) -> list[dict]:

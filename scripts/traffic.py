@@ -29,13 +29,11 @@ a run of five epochs on the roads took 4 minutes (LSTM) to 10, and one on chicke
 
 from __future__ import annotations
 
-import shutil
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -50,7 +48,7 @@ from torchmetrics.functional.regression import (
 )
 
 import mpnn
-from mpnn.experiment import Options, over_seeds, report, start
+from mpnn.experiment import Options, canvas, over_seeds, report, save, spread, start
 from mpnn.spacetime import relations, snapshots
 from mpnn.train import fit
 
@@ -274,7 +272,7 @@ def scores(t: Task, predicted: Tensor, starts: Tensor) -> dict[str, float]:
     return found
 
 
-def experiment(config: Config, t: Task, name: str, checkpoints: Path) -> tuple[dict, Tensor]:
+def experiment(config: Config, t: Task, name: str) -> tuple[dict, Tensor]:
     """All seeds of one model; its row, and the last seed's predictions of the test part."""
     starts, about, last = t.starts("test"), [], []
 
@@ -283,7 +281,7 @@ def experiment(config: Config, t: Task, name: str, checkpoints: Path) -> tuple[d
         if name in BASELINES:
             predicted = BASELINES[name](t, starts)
         else:
-            predict, best = train(config, name, t, checkpoints / f"{name}-{seed}.pt")
+            predict, best = train(config, name, t, config.checkpoint(name, seed))
             with torch.no_grad():
                 predicted = predict(starts)
         last[:] = [predicted]
@@ -293,33 +291,20 @@ def experiment(config: Config, t: Task, name: str, checkpoints: Path) -> tuple[d
     headline = f"MAE, {next(iter(t.horizons))}"
     once = replace(config, seeds=1) if name in BASELINES else config
     values, seconds = over_seeds(run, once, f"{config.dataset} {name}")
-    figures = {metric: spread([found[metric] for found in about]) for metric in about[0]}
-    print("  " + ", ".join(f"{metric} {value['mean']:.3f}" for metric, value in figures.items()))
+    figures = {metric: spread([found[metric] for found in about], 4) for metric in about[0]}
     row = report(
         "traffic", config.dataset, name, headline.replace("MAE", f"MAE {t.unit}"), values, seconds, None,
-        figures=figures, runs=about, recipe=recipe(config),
+        figures=figures, runs=about, recipe=config.recipe(),
     )  # fmt: skip
+    print("    " + ", ".join(f"{metric} {value['mean']:.3f}" for metric, value in figures.items()))
     return row, last[0]
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"mean": round(fmean(values), 4), "std": round(stdev(values), 4) if len(values) > 1 else 0.0}
-
-
-def recipe(config: Config) -> dict:
-    return {key: asdict(config)[key] for key in ("epochs", "patience", "hidden", "lr", "batch", "smoke")}
 
 
 def picture(config: Config, t: Task, shown: dict[str, Tensor]) -> None:
     """One sensor over the test part, and what was predicted for it at the first and at the last horizon."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     node, starts = int(t.x[: t.cuts["train"][1]].std(0).argmax()), t.starts("test")
     first, *_, last = t.horizons.items()
-    figure, panels = plt.subplots(2, 1, figsize=(13, 7), sharex=True)
+    figure, panels = canvas(2, 1, figsize=(13, 7), sharex=True)
     for (horizon, step), axes in zip((first, last), panels, strict=True):
         when = starts + step - 1
         axes.plot(when, t.x[when, node], color="0.6", linewidth=2.5, label="true")
@@ -330,9 +315,7 @@ def picture(config: Config, t: Task, shown: dict[str, Tensor]) -> None:
     panels[0].legend(loc="lower left", ncols=4, fontsize=8)
     panels[1].set_xlabel("step")
     figure.tight_layout()
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(config.out / f"traffic-{config.dataset}.png", dpi=100)
-    plt.close(figure)
+    save(figure, config.out / f"traffic-{config.dataset}.png", dpi=100)
 
 
 def main(config: Config) -> list[dict]:
@@ -341,15 +324,13 @@ def main(config: Config) -> list[dict]:
     rows = []
     for dataset in ["metr-la-week", "chickenpox"] if config.dataset == "all" else [config.dataset]:
         chosen, t, shown = replace(config, dataset=dataset, epochs=config.epochs or EPOCHS[dataset]), task(dataset), {}
-        checkpoints = config.out / f"traffic-{dataset}-{zlib.crc32(repr(recipe(chosen)).encode()):08x}"
         for name in [*BASELINES, *NETWORKS] if config.model == "all" else [config.model]:
-            row, predicted = experiment(chosen, t, name, checkpoints)
+            row, predicted = experiment(chosen, t, name)
             rows.append(row)
             if name != "mean":
                 shown[name] = predicted
         if config.picture and shown:
             picture(chosen, t, shown)
-        shutil.rmtree(checkpoints, ignore_errors=True)  # the checkpoints go when all are done
     return rows
 
 

@@ -2,13 +2,14 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from mpnn.experiment import Options, Seconds, markdown, over_seeds, report, start
+from mpnn.experiment import Options, Seconds, canvas, markdown, over_seeds, report, save, start
 from mpnn.train import Fit, fit
 
 
@@ -64,6 +65,20 @@ def test_the_table_has_the_time_of_an_epoch_where_it_is_known():
     assert {line.count("|") for line in lines} == {10}
 
 
+def test_several_rows_are_shown_as_a_table_in_the_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["cora", "--json", str(tmp_path / "a.json")])
+    one = {"dataset": "cora", "model": "gcn", "metric": "accuracy %", "mean": 81.849, "std": 0.7, "seeds": 100}
+    other = one | {"model": "a longer name", "mean": 5.0, "published": None, "seconds": 1.0, "epoch_seconds": 114.2}
+    start(Options, lambda config: [one | {"published": 81.5, "seconds": 315.4}, other])
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "data set  model          metric        mean ± std  seeds  published  seconds  an epoch",
+        "cora      gcn            accuracy %  81.85 ± 0.70    100       81.5      315         –",
+        "cora      a longer name  accuracy %   5.00 ± 0.70    100          –        1       110",
+        f"(results: {tmp_path / 'a.json'})",
+    ]
+
+
 def test_the_command_of_a_row_can_be_given_to_a_shell_again(tmp_path, monkeypatch):
     rows = [report("traffic", "one week", "last value", "MAE", [1.0], 2.0, None)]
     given = ["scripts/traffic.py", "--json", str(tmp_path / "a.json"), "--seeds", "3", "--out", str(tmp_path / "b c")]
@@ -80,3 +95,55 @@ def test_the_command_of_a_row_can_be_given_to_a_shell_again(tmp_path, monkeypatc
     start(Config, lambda config: rows if config.model == "last value" else [])
     (row,) = json.loads((tmp_path / "a.json").read_text())
     assert row["command"] == "mpnn run traffic --model 'last value'"
+
+
+def test_other_options_have_other_checkpoints_unless_they_leave_a_run_as_it_is(tmp_path):
+    @dataclass(frozen=True)
+    class Config(Options):
+        model: str = "all"
+        data: Path = Path("here")
+        sizes: tuple[int, ...] = (2, 4)
+
+    config, folder = Config(out=tmp_path), Config(out=tmp_path).checkpoint(0).parent
+    others = {"json": Path("a.json"), "data": Path("there"), "sizes": (2, 5), "model": "gcn"}
+    changed = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        other = others[field.name] if field.name in others else not value if isinstance(value, bool) else 7
+        changed[field.name] = replace(config, **{field.name: other if field.name != "out" else tmp_path / "other"})
+    same = {name for name, other in changed.items() if other.checkpoint(0).parent.name == folder.name}
+    assert same == {"seeds", "json", "out", "picture", "model"}
+    assert changed["out"].checkpoint(0).is_relative_to(tmp_path / "other")
+    assert json.loads(json.dumps(config.recipe()))["data"] == "here"
+    assert len({config.checkpoint(*run) for run in ((0,), (1,), ("gcn", 0), ("gat", 0))}) == 4
+
+
+def test_checkpoints_stay_until_all_results_are_written_and_those_of_others_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sst", "--out", str(tmp_path), "--json", str(tmp_path / "rows.json")])
+    strangers = replace(Options(), out=tmp_path, epochs=7).checkpoint(0)
+    strangers.parent.mkdir()
+    strangers.touch()
+    seen = []
+
+    def run(config: Options) -> list[dict]:
+        path = config.checkpoint("model", 0)
+        seen.append(path.exists())
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return [report("a", "b", "c", "d", [1.0], 2.0, None)]
+
+    with pytest.raises(KeyboardInterrupt):
+        start(Options, run)
+    start(Options, run)
+    assert seen == [False, True]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.json", strangers.parent.name]
+
+
+def test_a_picture_is_written_into_a_folder_that_is_made(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    figure, (left, right) = canvas(1, 2, figsize=(3, 2))
+    left.plot([1, 2])
+    path = save(figure, tmp_path / "new" / "lines.png", dpi=80)
+    assert path.stat().st_size > 1000 and str(path) in capsys.readouterr().out

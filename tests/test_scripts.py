@@ -1,7 +1,55 @@
 """Every script runs, and its result rows have the fields that the results file promises."""
 
+import re
+import shlex
+import sys
+
 import pytest
-from run_scripts import COSTS, FIELDS, killed, load, run
+import tyro
+from run_scripts import COSTS, FIELDS, SCRIPTS, killed, load, run, saving
+
+KILLED = {  # after how many epochs in all, and with which options; the other scripts have a test of their own
+    "charlm": (3, "--model", "all"),
+    "cora": (13, "--model", "gat", "--select", "both"),
+    "documents": (1, "--dataset", "imdb-reviews", "--model", "average"),
+    "gradients": (8, "--part", "cora"),
+    "han": (3, "--model", "han"),
+    "listops": (3,),
+    "molecules": (3,),
+    "reddit_threads": (1, "--model", "tree"),
+    "series": (3, "--dataset", "sunspots"),
+    "sick": (1, "--model", "mean"),
+    "skeletons": (3, "--model", "agc-lstm-two-stream"),
+    "sst": (1, "--task", "binary", "--model", "recnn"),
+    "tagging": (2,),
+    "traffic": (3, "--dataset", "chickenpox"),
+}
+CLOCKED = ("second", "speed", "peak")  # in the names of figures that are other ones each time
+
+
+def without_times(row):
+    """A row, or a part of it, without what a clock or the memory gave."""
+    if isinstance(row, list):
+        return [without_times(part) for part in row]
+    if not isinstance(row, dict):
+        return row
+    return {name: without_times(part) for name, part in row.items() if not any(word in name for word in CLOCKED)}
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_a_script_that_was_killed_goes_on_to_the_same_rows(name, mpnn_data, tmp_path, monkeypatch):
+    after, *options = KILLED[name]
+    arguments = [name, tmp_path, monkeypatch, "--smoke", "--no-picture", *options]
+    with saving() as every_epoch:
+        whole = run(*arguments)
+    with killed(after):
+        run(*arguments)
+    assert list(tmp_path.glob(f"{name}-*/*.pt"))
+    with saving() as later:
+        resumed = run(*arguments)
+    assert without_times(resumed) == without_times(whole)
+    assert later == every_epoch[after:] and later, "an epoch was run again, or none was left"
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 @pytest.mark.parametrize("model", ["gcn", "gat", "sage", "mean"])
@@ -45,14 +93,10 @@ def test_sst_gives_a_row_a_model_and_what_an_epoch_costs(mpnn_data, tmp_path, mo
     assert all(row["runs"][0]["test_phrases"] > 50 for row in rows)  # percent; neutral ones are 69
 
 
-def test_tagging_learns_and_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
-    (whole,) = run("tagging", tmp_path, monkeypatch, "--smoke")
-    assert whole.keys() >= FIELDS | COSTS and whole["mean"] > 40  # percent; one chunk a word would have 30
-    with killed():
-        run("tagging", tmp_path, monkeypatch, "--smoke")
-    (resumed,) = run("tagging", tmp_path, monkeypatch, "--smoke")
-    assert (resumed["mean"], resumed["val"], resumed["epoch"]) == (whole["mean"], whole["val"], whole["epoch"])
-    assert not list(tmp_path.glob("tagging-*/*.pt"))
+def test_tagging_learns(mpnn_data, tmp_path, monkeypatch):
+    (row,) = run("tagging", tmp_path, monkeypatch, "--smoke")
+    assert row.keys() >= FIELDS | COSTS and row["mean"] > 40  # percent; one chunk a word would have 30
+    assert row["tag_speed"] > 10
 
 
 def test_tagging_takes_characters_and_parts_of_speech_without_spans(mpnn_data, tmp_path, monkeypatch):
@@ -126,14 +170,6 @@ def test_han_gives_a_row_a_model_and_pictures(mpnn_data, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_han_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
-    (whole,) = run("han", tmp_path, monkeypatch, "--smoke", "--model", "han", "--no-picture")
-    with killed(2):
-        run("han", tmp_path, monkeypatch, "--smoke", "--model", "han", "--no-picture")
-    (resumed,) = run("han", tmp_path, monkeypatch, "--smoke", "--model", "han", "--no-picture")
-    assert resumed["runs"] == whole["runs"]
-
-
 def test_documents_gives_a_row_a_model_and_a_page(mpnn_data, tmp_path, monkeypatch):
     rows = run("documents", tmp_path, monkeypatch, "--smoke", "--dataset", "movie-reviews")
     assert [row["model"] for row in rows] == ["average", "bilstm", "han"]
@@ -143,17 +179,9 @@ def test_documents_gives_a_row_a_model_and_a_page(mpnn_data, tmp_path, monkeypat
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_documents_of_ratings_have_a_mean_squared_error_and_go_on_where_they_were_killed(
-    mpnn_data, tmp_path, monkeypatch
-):
-    arguments = ("--smoke", "--dataset", "imdb-reviews", "--model", "han")
-    (whole,) = run("documents", tmp_path, monkeypatch, *arguments)
-    assert 1 < whole["mse"]["mean"] < 40 and "rating" in (tmp_path / "documents-imdb-reviews.html").read_text()
-    with killed():
-        run("documents", tmp_path, monkeypatch, *arguments)
-    assert len(list(tmp_path.rglob("*.pt"))) == 1
-    (resumed,) = run("documents", tmp_path, monkeypatch, *arguments)
-    assert resumed["runs"] == whole["runs"]
+def test_documents_of_ratings_have_a_mean_squared_error(mpnn_data, tmp_path, monkeypatch):
+    (row,) = run("documents", tmp_path, monkeypatch, "--smoke", "--dataset", "imdb-reviews", "--model", "han")
+    assert 1 < row["mse"]["mean"] < 40 and "rating" in (tmp_path / "documents-imdb-reviews.html").read_text()
 
 
 def test_skeletons_gives_a_row_a_model_and_a_strip(mpnn_data, tmp_path, monkeypatch):
@@ -182,18 +210,25 @@ def test_traffic_gives_a_row_a_model_and_a_picture(mpnn_data, tmp_path, monkeypa
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_traffic_goes_on_where_it_was_killed(mpnn_data, tmp_path, monkeypatch):
-    (whole,) = run("traffic", tmp_path, monkeypatch, "--smoke", "--model", "diffusion", "--no-picture")
-    with killed():
-        run("traffic", tmp_path, monkeypatch, "--smoke", "--model", "diffusion", "--no-picture")
-    (resumed,) = run("traffic", tmp_path, monkeypatch, "--smoke", "--model", "diffusion", "--no-picture")
-    assert resumed["runs"] == whole["runs"]
-
-
 def test_a_missing_data_set_ends_a_script_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setenv("MPNN_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="esol_graphs.npz"):
         run("molecules", tmp_path, monkeypatch, "--smoke")
+
+
+def test_help_has_the_paper_the_figures_and_the_commands_too(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        run("cora", tmp_path, monkeypatch, "--help")
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and "arXiv:1609.02907" in said and "mpnn run cora --dataset all" in said
+    assert "--patience INT" in said and "(default: 100)" in said
+
+
+def test_a_missing_package_ends_a_script_with_what_to_install(mpnn_data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit, match=r"cora: needs matplotlib.* pip install 'mpnn\[viz\]'.* kept"):
+        run("cora", tmp_path, monkeypatch, "--seeds", "1", "--epochs", "2")
+    assert len(list(tmp_path.rglob("*.pt"))) == 1
 
 
 def test_the_picture_of_the_readme_is_drawn(tmp_path):
@@ -204,3 +239,31 @@ def test_result_files_become_a_table_with_the_command(mpnn_data, tmp_path, monke
     run("cora", tmp_path, monkeypatch, "--smoke")
     table = load("results").main([str(tmp_path / "rows.json")])
     assert "## cora" in table and "| cora | gcn | accuracy % |" in table and "`mpnn run cora --smoke`" in table
+
+
+def rows_of_the_results_page() -> list[dict[str, str]]:
+    """The rows of all tables of docs/results.md, by the names of the columns."""
+    tables = [line for line in (SCRIPTS.parent / "docs" / "results.md").read_text().splitlines() if line[:1] == "|"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables]
+    head = rows[0]
+    return [dict(zip(head, row, strict=True)) for row in rows if row != head and not row[0].startswith("---")]
+
+
+def test_every_row_of_the_results_page_has_figure_spread_seeds_and_the_published_figure_or_none():
+    rows = rows_of_the_results_page()
+    assert len(rows) > 100
+    for row in rows:
+        assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d", row["mean ± std"]) and int(row["seeds"]) > 0, row
+        assert re.fullmatch(r"–|\d+(\.\d+)?", row["published"]) and re.fullmatch(r"\d+", row["seconds"]), row
+
+
+def test_every_command_of_the_results_page_is_understood_by_its_script():
+    commands = {row["command"] for row in rows_of_the_results_page()}
+    assert len(commands) > 50
+    for command in sorted(commands):
+        mpnn, run_, name, *arguments = shlex.split(command.strip("`"))
+        assert (mpnn, run_) == ("mpnn", "run")
+        config = tyro.cli(load(name).Config, args=arguments)
+        for option, given in zip(arguments, [*arguments[1:], ""]):
+            if option.startswith("--") and given and not given.startswith("--"):
+                assert str(getattr(config, option[2:].replace("-", "_"))) == given, command
