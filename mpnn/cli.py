@@ -5,6 +5,7 @@
     mpnn datasets            every data set: size, licence, source, and whether it is here
     mpnn datasets NAME       one data set with its published results
     mpnn run NAME [...]      scripts/NAME.py with the arguments that follow
+    mpnn run all [...]       all experiments, one after the other; one whose data are missing does not stop the others
     mpnn bench NAME [...]    benchmarks/NAME.py with the arguments that follow
     mpnn bench all [...]     all of them, one after the other, each in a process of its own
     mpnn bench page          what they left in out/ as the page docs/benchmarks.md
@@ -25,6 +26,8 @@ from pathlib import Path
 
 from mpnn.datasets import catalog, store
 from mpnn.datasets.catalog import Card, Result
+
+TOOLS = {"levels", "results"}  # scripts that make pictures and tables for pages: no experiments, so not among all
 
 
 class UnknownName(Exception):
@@ -159,9 +162,7 @@ def run_script(args: argparse.Namespace) -> int:
         run_file(helper, args.rest)
         return 0
     if name == "all":
-        for path in found.values():
-            run_file(path, args.rest)
-        return 0
+        return run_all([path for each, path in found.items() if each not in TOOLS], args.rest)
     if name not in found:
         near = difflib.get_close_matches(name, found, n=1)
         raise UnknownName(
@@ -170,6 +171,22 @@ def run_script(args: argparse.Namespace) -> int:
         )
     run_file(found[name], args.rest)
     return 0
+
+
+def run_all(paths: Sequence[Path], arguments: Sequence[str]) -> int:
+    """Runs files one after the other, also those after one that ends early, and says which ones did; status 1 then."""
+    failed = []
+    for path in paths:
+        print(f"== {path.stem}", flush=True)
+        try:
+            run_file(path, arguments)
+        except SystemExit as end:
+            if end.code:
+                print(end.code, file=sys.stderr)
+                failed.append(path.stem)
+    if failed:
+        print(f"mpnn: ended early: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
 
 
 def nothing(folder: Path) -> str:

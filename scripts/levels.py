@@ -5,7 +5,7 @@ Run: ``mpnn run levels``; writes ``docs/levels.png``.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import networkx as nx
@@ -52,4 +52,6 @@ def main(path: str = "docs/levels.png") -> Path:
 
 
 if __name__ == "__main__":
-    print(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(prog="mpnn run levels", description=__doc__)
+    parser.add_argument("path", nargs="?", default="docs/levels.png", help="picture to write (default: %(default)s)")
+    print(main(parser.parse_args().path))

@@ -5,8 +5,8 @@ Run: ``mpnn run results out/*.json``; prints the tables, one for each experiment
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mpnn.experiment import markdown
 
 
 def main(paths: list[str]) -> str:
+    """The tables of the rows of all files, by experiment and data set."""
     rows = [row for path in paths for row in json.loads(Path(path).read_text())]
     rows.sort(key=lambda row: (row["experiment"], row["dataset"]))
     tables = [
@@ -24,4 +25,9 @@ def main(paths: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    print(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(prog="mpnn run results", description=__doc__.split("\n\n")[0])
+    parser.add_argument("paths", nargs="+", metavar="FILE", help="what a script wrote with --json")
+    try:
+        print(main(parser.parse_args().paths))
+    except FileNotFoundError as error:
+        parser.exit(1, f"results: there is no file {error.filename}; a script writes one with --json\n")

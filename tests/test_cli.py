@@ -103,7 +103,17 @@ def test_all_runs_every_file_of_the_folder(tmp_path, monkeypatch, capsys):
         (tmp_path / "benchmarks" / f"{name}.py").write_text(f"import sys; print('{name}', sys.argv[1:])")
     monkeypatch.setattr("mpnn.datasets.catalog.beside", lambda folder: tmp_path / folder)
     assert cli.main(["bench", "all", "--smoke"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["a ['--smoke']", "b ['--smoke']"]
+    assert capsys.readouterr().out.splitlines() == ["== a", "a ['--smoke']", "== b", "b ['--smoke']"]
+
+
+def test_of_all_experiments_one_that_ends_early_does_not_stop_the_others(folder, capsys):
+    (folder / "aside.py").write_text("import sys; sys.exit('aside: no data')\n")
+    (folder / "levels.py").write_text("print('a picture of the README')\n")
+    (folder / "gcn_cora.py").unlink()
+    assert cli.main(["run", "all"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["== aside", "== plain", "plain"]
+    assert printed.err.splitlines() == ["aside: no data", "mpnn: ended early: aside"]
 
 
 def test_a_lookup_that_fails_in_a_script_is_not_taken_for_an_unknown_name(folder):
