@@ -200,7 +200,10 @@ def _stage(data: Data, cluster: Tensor | None) -> Stage:
     batch = torch.zeros_like(data.vertex) if batch is None else batch
     frame, frame_graph = _numbered(batch, data.time.long())
     joint, joint_graph = _numbered(batch, data.vertex)
-    graphs = max(int(data.get("num_graphs") or 1) if "ptr" in data else 1, int(batch.max()) + 1 if len(batch) else 0)
+    if "ptr" in data:  # of a batch, whose last graphs may have no nodes
+        graphs = len(data.ptr) - 1
+    else:
+        graphs = int(batch.max()) + 1 if len(batch) else 1
     frames = torch.bincount(frame_graph, minlength=graphs)
     if bool((frames == 0).any()):
         raise ValueError(

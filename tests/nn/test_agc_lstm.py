@@ -258,5 +258,7 @@ def test_stages_say_which_frame_joint_and_graph_a_node_is_of():
 def test_an_empty_sequence_and_a_wrong_number_of_stages_are_refused():
     with pytest.raises(ValueError, match="graph 1 of 3 has no nodes"):
         stages(Batch.from_data_list([moving(2), moving(0), moving(1)]))
+    with pytest.raises(ValueError, match="graph 2 of 3 has no nodes"):
+        stages(Batch.from_data_list([moving(2), moving(1), moving(0)]))
     with pytest.raises(ValueError, match="2 stages for 3 layers"):
         AGCLSTMNetwork(3, 5, classes=4)(moving(2).x.float(), stages(moving(2), [2]))
