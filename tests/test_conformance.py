@@ -785,6 +785,7 @@ def test_the_repr_names_the_class(row):
 
 @rows_with(lambda row: hasattr(row.make(), "reset_parameters"))
 def test_resetting_draws_new_parameters(row):
+    torch.manual_seed(0)
     layer = row.make()
     before = {name: parameter.detach().clone() for name, parameter in layer.named_parameters()}
     with torch.no_grad():
@@ -795,6 +796,10 @@ def test_resetting_draws_new_parameters(row):
         assert not (parameter == 7.0).any(), name
         constant = before[name].numel() > 1 and bool((before[name] == before[name].flatten()[0]).all())
         assert torch.equal(parameter, before[name]) if constant or not before[name].dim() else True, name
+        if constant:
+            assert before[name].flatten()[0] in (0, 1), name
+        elif before[name].numel() >= 16:  # drawn from both sides of 0
+            assert (parameter > 0).any() and (parameter < 0).any() and parameter.abs().max() < 4, name
 
 
 @rows_with(lambda row: "edge_index" in inspect.signature(row.make().forward).parameters)

@@ -56,9 +56,9 @@ def counties(raw: Mapping[str, Any]) -> Data:
         ValueError: a week has not one value a county.
 
     Example:
-        >>> data = counties({"edges": [[0, 1]], "node_ids": {"B": 1, "A": 0}, "FX": [[0.5, 1.5], [2.5, 3.5]]})
+        >>> data = counties({"edges": [[0, 1]], "node_ids": {"A": 1, "B": 0}, "FX": [[0.5, 1.5], [2.5, 3.5]]})
         >>> data.x.tolist(), data.name
-        ([[0.5, 2.5], [1.5, 3.5]], ['A', 'B'])
+        ([[0.5, 2.5], [1.5, 3.5]], ['B', 'A'])
     """
     name = sorted(raw["node_ids"], key=raw["node_ids"].get)
     for week, values in enumerate(raw["FX"]):

@@ -54,7 +54,7 @@ def test_of_weibo_the_place_in_a_word_is_dropped(tmp_path):
 
 def test_spans_count_if_ends_and_kind_are_right():
     true = [["B-X", "I-X", "O", "B-Y"], ["B-X", "B-X"]]
-    assert tagged.entity_f1(true, true) == 100
+    assert tagged.entity_f1(true, true) == 100 and tagged.entity_f1([["O"]], [["O"]]) == 0
     assert tagged.entity_f1(true, [["B-X", "I-X", "I-X", "B-Y"], ["B-X", "I-X"]]) == pytest.approx(200 / 7)  # 1 of 4, 3
     assert tagged.entity_f1(true, [["B-Y", "I-Y", "O", "O"], ["O", "O"]]) == 0
     bmes = [["B-X", "M-X", "M-X", "E-X", "S-X", "B-X", "E-X"]]
