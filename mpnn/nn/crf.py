@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mpnn import schedule as schedules
+from mpnn.engine.returned import told
 from mpnn.features import check_dense, check_features
 from mpnn.message_passing import MessagePassing
 from mpnn.nn.readout import GraphReadout
@@ -81,6 +82,7 @@ class CRF(MessagePassing):
     Raises:
         ValueError: x has another width; a node has two edges leading from it; a plan is not topological; tags are out
             of range, or forbidden.
+        TypeError: tags are no whole numbers; x is none of floating-point numbers.
         CycleError: the edges go in a circle.
 
     Example:
@@ -102,9 +104,9 @@ class CRF(MessagePassing):
         self.num_tags = self.hidden_features = num_tags
         self.transition = nn.Parameter(torch.empty(num_tags, num_tags))
         self.start, self.end = nn.Parameter(torch.empty(num_tags)), nn.Parameter(torch.empty(num_tags))
-        if forbidden is not None and forbidden.shape != (num_tags + 1, num_tags + 1):
+        if forbidden is not None and getattr(forbidden, "shape", None) != (num_tags + 1, num_tags + 1):
             raise ValueError(
-                f"CRF: forbidden has shape {tuple(forbidden.shape)}; expected ({num_tags + 1}, {num_tags + 1}): a row "
+                f"CRF: forbidden is {told(forbidden)}; expected ({num_tags + 1}, {num_tags + 1}): a row "
                 "and a column a tag, and one more of each for the start and the end."
             )
         self.register_buffer("forbidden", None if forbidden is None else forbidden.bool(), persistent=False)
@@ -222,6 +224,9 @@ class CRF(MessagePassing):
         return plan
 
     def _check_tags(self, tags: Tensor, num_nodes: int) -> None:
+        if not isinstance(tags, Tensor) or tags.is_floating_point():
+            given = tags.dtype if isinstance(tags, Tensor) else told(tags)
+            raise TypeError(f"CRF: tags are {given}; expected int64, a tag a node. Pass torch.as_tensor(tags).long().")
         if tags.shape != (num_nodes,):
             raise ValueError(f"CRF: tags have shape {tuple(tags.shape)}; expected ({num_nodes},), a tag a node.")
         outside = (tags < 0) | (tags >= self.num_tags)

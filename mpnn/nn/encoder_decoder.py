@@ -13,6 +13,7 @@ from mpnn.features import check_dense
 from mpnn.graphs import chain
 from mpnn.message_passing import MessagePassing
 from mpnn.nn.heads import carried, check_one_way, unlinked
+from mpnn.nn.readout import run_part
 from mpnn.nn.recurrent import Recurrent
 from mpnn.plan import cached_plan
 from mpnn.schedule import topological
@@ -51,7 +52,8 @@ class LuongAttention(MessagePassing):
         Initialised as ``nn.Linear``.
 
     Raises:
-        ValueError: the score is unknown, or ``"dot"`` is asked for between different widths; memory or h is sparse.
+        ValueError: the score is unknown, or ``"dot"`` is asked for between different widths; memory or h is sparse, or
+            has another width.
 
     Example:
         >>> LuongAttention(3, 4)(torch.ones(5, 3), torch.ones(2, 4), torch.tensor([[0, 1, 4], [0, 0, 1]])).shape
@@ -80,8 +82,8 @@ class LuongAttention(MessagePassing):
             nn.init.kaiming_uniform_(weight, a=5**0.5)
 
     def forward(self, memory: Tensor, h: Tensor, edge_index: Any) -> Tensor:
-        check_dense(self._name, memory)
-        check_dense(self._name, h)
+        _check_width(self._name, "memory", memory, self.in_features, "in_features")
+        _check_width(self._name, "h", h, self.query_features, "query_features")
         query = h if self.weight_a is None else h @ self.weight_a
         return self.propagate(
             edge_index, num_nodes=(len(memory), len(h)), memory=(memory, None), query=(None, query), h=(None, h)
@@ -127,7 +129,7 @@ class BahdanauAttention(MessagePassing):
         ``(hidden_features,)``. Initialised as ``nn.Linear``.
 
     Raises:
-        ValueError: memory or s is sparse.
+        ValueError: memory, s or keys is sparse, or has another width.
 
     Example:
         >>> BahdanauAttention(3, 4, 5)(torch.ones(5, 3), torch.ones(2, 4), torch.tensor([[0, 1, 4], [0, 0, 1]])).shape
@@ -150,12 +152,13 @@ class BahdanauAttention(MessagePassing):
 
     def keys(self, memory: Tensor) -> Tensor:
         """``U h`` of all sources, the same at every step."""
-        check_dense(self._name, memory)
+        _check_width(self._name, "memory", memory, self.in_features, "in_features")
         return memory @ self.weight_key.t()
 
     def forward(self, memory: Tensor, s: Tensor, edge_index: Any, keys: Tensor | None = None) -> Tensor:
-        check_dense(self._name, s)
+        _check_width(self._name, "s", s, self.query_features, "query_features")
         keys = self.keys(memory) if keys is None else keys
+        _check_width(self._name, "keys", keys, self.hidden_features, "hidden_features")
         return self.propagate(
             edge_index, num_nodes=(len(memory), len(s)), memory=(memory, None), key=(keys, None),
             query=(None, s @ self.weight_query.t()),
@@ -214,6 +217,7 @@ class EncoderDecoder(nn.Module):
     Raises:
         ValueError: the decoder runs in both directions, or is none of the three; the last states do not fit it; the
             targets of a graph are no chain, which attention by the state before needs.
+        TypeError: the graph has no source or no target.
 
     Example:
         >>> from mpnn.nn import LSTM
@@ -239,16 +243,17 @@ class EncoderDecoder(nn.Module):
 
     def encode(self, graph: HeteroData) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The states of the source nodes, and those that the decoder starts from."""
-        x, batch = self.source(graph["source"].x), graph["source"].get("batch")
+        _check_graph(graph)
+        x, batch = run_part(self, "source", graph["source"].x), graph["source"].get("batch")
         return carried(self.encoder, x, graph[NEXT["source"]].edge_index, (), batch, _count(graph))
 
     def forward(self, graph: HeteroData) -> Tensor:
         memory, state = self.encode(graph)
-        x, batch = self.target(graph["target"].x), graph["target"].get("batch")
+        x, batch = run_part(self, "target", graph["target"].x), graph["target"].get("batch")
         if isinstance(self.attention, BahdanauAttention):
-            return self.f(self._step_by_step(graph, memory, state, x, batch))
+            return run_part(self, "f", self._step_by_step(graph, memory, state, x, batch))
         h, _ = carried(self.decoder, x, graph[NEXT["target"]].edge_index, state, batch, _count(graph))
-        return self.f(self.attention(memory, h, graph[ATTEND].edge_index) if self.attention else h)
+        return run_part(self, "f", self.attention(memory, h, graph[ATTEND].edge_index) if self.attention else h)
 
     def _step_by_step(
         self, graph: HeteroData, memory: Tensor, state: tuple[Tensor, ...], x: Tensor, batch: Tensor | None
@@ -287,10 +292,28 @@ class EncoderDecoder(nn.Module):
         def step(token: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
             *state, graph_of = state
             edge_index = across(source, graph_of) if self.attention else None
-            row, new = self._step(self.target(token), tuple(state), memory, keys, edge_index)
-            return self.f(row).log_softmax(-1), (*new, graph_of)
+            row, new = self._step(run_part(self, "target", token), tuple(state), memory, keys, edge_index)
+            return run_part(self, "f", row).log_softmax(-1), (*new, graph_of)
 
         return step, (*state, torch.arange(count, device=memory.device))
+
+
+def _check_width(owner: str, name: str, value: Tensor, expected: int, option: str) -> None:
+    """Raises unless states are dense and ``(N, expected)``."""
+    check_dense(owner, value)
+    if value.dim() != 2 or value.shape[1] != expected:
+        raise ValueError(
+            f"{owner}: {name} has shape {tuple(value.shape)}; expected (N, {expected}), a row a node. Make the layer "
+            f"with {option}={value.shape[-1] if value.dim() else 1}, or pass other states."
+        )
+
+
+def _check_graph(graph: Any) -> None:
+    if not (isinstance(graph, HeteroData) and set(NEXT) <= set(graph.node_types)):
+        raise TypeError(
+            f"EncoderDecoder: the graph is {graph}; expected HeteroData with the node types 'source' and 'target'. "
+            "Make it by sequence_pair(source, target)."
+        )
 
 
 def _steps(edge_index: Any, graph_of: Tensor, num_graphs: int) -> list[Tensor]:

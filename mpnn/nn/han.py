@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch_geometric.nn.module_dict import ModuleDict
 from torch_geometric.nn.parameter_dict import ParameterDict
 
-from mpnn.features import Linear
+from mpnn.engine.returned import told
+from mpnn.features import Linear, check_features
 from mpnn.nn.gat import _Attention
 from mpnn.nn.readout import GraphReadout
 from mpnn.typed import by_type
@@ -45,7 +46,7 @@ class SemanticAttention(nn.Module):
         ``(hidden_features,)``: Glorot uniform.
 
     Raises:
-        ValueError: batch has not one entry a node.
+        ValueError: batch has not one entry a node; the values are none, or of other nodes or widths.
 
     Example:
         >>> SemanticAttention(3)([torch.ones(4, 3), torch.ones(4, 3)]).shape
@@ -65,6 +66,14 @@ class SemanticAttention(nn.Module):
 
     def weights(self, z: Sequence[Tensor], batch: Tensor | None = None, num_graphs: int | None = None) -> Tensor:
         """The weights beta of the P values in each graph, ``(B, P)``."""
+        if not z or any(len(values) != len(z[0]) for values in z):
+            rows = ", ".join(str(len(values)) for values in z) or "no"
+            raise ValueError(
+                f"SemanticAttention: the values have {rows} rows; expected at least one tensor, all of the same nodes. "
+                "Pass [z_1, z_2, ...], each (N, in_features)."
+            )
+        for values in z:
+            check_features("SemanticAttention", values, self.project.in_features)
         score = torch.stack([torch.tanh(self.project(values)) @ self.q for values in z], dim=1)  # (N, P)
         return self.mean(score, batch, num_graphs).softmax(1)
 
@@ -115,7 +124,8 @@ class HAN(_Attention):
         ``(K, out_features)``: a = [att_dst, att_src]: Glorot uniform; mix: see :class:`SemanticAttention`.
 
     Raises:
-        ValueError: there is no meta-path, or x has another width.
+        ValueError: there is no meta-path, a type has no width, or x has another.
+        TypeError: x is no mapping; batch lacks a type.
 
     Example:
         >>> PAP = ("paper", "PAP", "paper")
@@ -143,6 +153,11 @@ class HAN(_Attention):
             raise ValueError("HAN: metapaths is empty; expected at least one edge type (source, name, target).")
         width, types = heads * out_features, dict.fromkeys(end for src, _, dst in self.metapaths for end in (src, dst))
         widths = in_features if isinstance(in_features, Mapping) else dict.fromkeys(types, in_features)
+        if missing := [kind for kind in types if kind not in widths]:
+            raise ValueError(
+                f"HAN: in_features has no width of {', '.join(map(repr, missing))}, where metapaths begin or end, only "
+                f"of {', '.join(map(repr, widths)) or 'no type'}; expected one for each. Add {missing[0]!r}: width."
+            )
         self.linear = ModuleDict({kind: Linear(widths[kind], width, bias, glorot=True) for kind in types})
         self.att_src = ParameterDict({path: torch.empty(heads, out_features) for path in self.metapaths})
         self.att_dst = ParameterDict({path: torch.empty(heads, out_features) for path in self.metapaths})
@@ -162,7 +177,7 @@ class HAN(_Attention):
         batch: Mapping[str, Tensor] | None = None,
         num_graphs: int | None = None,
     ) -> dict[str, Tensor]:
-        along = self.along(x, edge_index)
+        along = self.along(x, edge_index, batch)
         return {kind: self.mix(list(z.values()), batch and batch[kind], num_graphs) for kind, z in along.items()}
 
     def weights(
@@ -180,13 +195,19 @@ class HAN(_Attention):
             >>> HAN(3, 8, [MAM, MDM]).weights({"movie": torch.ones(2, 3)}, edges)["movie"]
             tensor([[0.5000, 0.5000]], grad_fn=...)
         """
-        along = self.along(x, edge_index)
+        along = self.along(x, edge_index, batch)
         return {
             kind: self.mix.weights(list(z.values()), batch and batch[kind], num_graphs) for kind, z in along.items()
         }
 
-    def along(self, x: Mapping[str, Tensor], edge_index: Mapping[EdgeType, Any]) -> dict[str, dict[EdgeType, Tensor]]:
+    def along(
+        self, x: Mapping[str, Tensor], edge_index: Mapping[EdgeType, Any], batch: Mapping[str, Tensor] | None = None
+    ) -> dict[str, dict[EdgeType, Tensor]]:
         """The values z along each meta-path, ``{node type: {meta-path: (N, K * out_features)}}``."""
+        for name, values in (("x", x), ("batch", batch or x)):
+            if not isinstance(values, Mapping) or not values.keys() >= {dst for *_, dst in self.metapaths if dst in x}:
+                given = f"of {', '.join(map(repr, values))}" if isinstance(values, Mapping) else told(values)
+                raise TypeError(f"HAN: {name} is {given}; expected {{node type: tensor}} of the types of metapaths.")
         edge_index = by_type(edge_index, type(self).__name__)
         h = {kind: self.linear[kind](values) for kind, values in x.items() if kind in self.linear}
         z: dict[str, dict[EdgeType, Tensor]] = {}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mpnn import schedule
 from mpnn.engine.call import tuple_of
 from mpnn.graph import check_batch
-from mpnn.nn.readout import GraphReadout
+from mpnn.nn.readout import GraphReadout, run_part
 from mpnn.nn.recurrent import Recurrent
 from mpnn.plan import cached_plan
 
@@ -48,7 +48,7 @@ def last_state(
         is only one) -> ``(B, ..., H)``; 0 for a graph without nodes. B is ``num_graphs``, or else read from batch.
 
     Raises:
-        ValueError: batch has not one entry a node.
+        ValueError: batch has not one entry a node; two directions are asked of an odd number of columns.
 
     Example:
         >>> chain = torch.tensor([[0, 1], [1, 2]])
@@ -57,6 +57,11 @@ def last_state(
         (tensor([[ 3., 30.]]), tensor([[ 3., 10.]]))
     """
     if bidirectional:
+        if h.shape[-1] % 2:
+            raise ValueError(
+                f"last_state: h has {h.shape[-1]} columns; expected an even number, half of them from each direction. "
+                "Pass bidirectional=False for a layer that runs in one."
+            )
         ways = enumerate(h.chunk(2, dim=-1))
         return torch.cat([_summed(way, _ends(edge_index, len(h), k), batch, num_graphs) for k, way in ways], dim=-1)
     return _summed(h, _ends(edge_index, len(h), 0), batch, num_graphs)
@@ -152,8 +157,9 @@ class SequenceClassifier(nn.Module):
     ) -> Tensor:
         h = tuple_of(self.layer(x, edge_index, **inputs))[0]
         if self.readout is not None:
-            return self.f(self.readout(h, batch, num_graphs))
-        return self.f(last_state(h, edge_index, batch, num_graphs, getattr(self.layer, "bidirectional", False)))
+            return run_part(self, "f", self.readout(h, batch, num_graphs))
+        both = getattr(self.layer, "bidirectional", False)
+        return run_part(self, "f", last_state(h, edge_index, batch, num_graphs, both))
 
 
 class Tagger(nn.Module):
@@ -185,7 +191,7 @@ class Tagger(nn.Module):
         self.layer, self.f = layer, f
 
     def forward(self, x: Tensor, edge_index: Any, **inputs: Any) -> Tensor:
-        return self.f(tuple_of(self.layer(x, edge_index, **inputs))[0])
+        return run_part(self, "f", tuple_of(self.layer(x, edge_index, **inputs))[0])
 
 
 class LanguageModel(nn.Module):
@@ -210,7 +216,7 @@ class LanguageModel(nn.Module):
         ends in 0.
 
     Raises:
-        ValueError: the layer runs in both directions, or is none of the three.
+        ValueError: the layer runs in both directions, or is none of the three; state has not a tensor for each field.
 
     Example:
         >>> from mpnn.nn import GRU
@@ -236,14 +242,25 @@ class LanguageModel(nn.Module):
         batch: Tensor | None = None,
         num_graphs: int | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self._check_state(state)
         num_graphs = len(state[0]) if len(state) else num_graphs
-        h, state = carried(self.layer, self.embedding(token), edge_index, state, batch, num_graphs)
-        return self.f(h), state
+        x = run_part(self, "embedding", token)
+        h, state = carried(self.layer, x, edge_index, state, batch, num_graphs)
+        return run_part(self, "f", h), state
+
+    def _check_state(self, state: tuple[Tensor, ...]) -> None:
+        if isinstance(state, Tensor) or len(state) not in (0, len(self.layer.state)):
+            given = "a tensor" if isinstance(state, Tensor) else f"{len(state)} values"
+            raise ValueError(
+                f"LanguageModel: state is {given}; expected nothing, or one tensor (B, layers, H) for each of "
+                f"{', '.join(self.layer.state)}, as a tuple. Pass what the call before returned."
+            )
 
     def scores(self, token: Tensor, edge_index: Any) -> Tensor:
         """The scores alone, of chains that start from 0 and are not read on: what needs no state at their ends. So
         torch's kernels can run an LSTM, of which they keep h and not c."""
-        return self.f(tuple_of(self.layer(self.embedding(token), edge_index))[0])
+        x = run_part(self, "embedding", token)
+        return run_part(self, "f", tuple_of(self.layer(x, edge_index))[0])
 
     def begin(self, count: int) -> tuple[Callable, tuple[Tensor, ...]]:
         """What ``mpnn.decode`` writes ``count`` texts with: :meth:`step`, and a state of zeros."""

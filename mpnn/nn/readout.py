@@ -11,11 +11,25 @@ from torch_geometric.nn.aggr import AttentionalAggregation
 from torch_geometric.nn.inits import reset
 
 from mpnn.aggr import resolve
+from mpnn.engine.returned import told
 from mpnn.features import check_dense
-from mpnn.graph import check_batch
+from mpnn.graph import check_batch, check_edges
 from mpnn.plan import Plan
 
 __all__ = ["EdgeReadout", "GraphReadout", "attention"]
+
+
+def run_part(model: nn.Module, name: str, *given: Any, **options: Any) -> Any:
+    """What a part of a model makes of what it is given; an error of its own is told which part that is, and of what."""
+    part = getattr(model, name)
+    try:
+        return part(*given, **options)
+    except Exception as error:  # any module may be a part, so its errors are any, often in torch's words
+        error.add_note(
+            f"{type(model).__name__}.{name} was given {' and '.join(map(told, given))}, and is {part}. Make {name} as "
+            "wide as what it is given."
+        )
+        raise
 
 
 class EdgeReadout(nn.Module):
@@ -35,6 +49,7 @@ class EdgeReadout(nn.Module):
         x ``(N, F)``, edge_index ``(2, E)``, of any pairs of nodes -> what ``f`` makes of ``(E, F)`` and ``(E, F)``.
 
     Raises:
+        TypeError, ValueError: edge_index is not int64 ``(2, E)``; on a CPU also, an edge leaves the graph.
         ValueError: x is sparse.
 
     Example:
@@ -51,8 +66,12 @@ class EdgeReadout(nn.Module):
 
     def forward(self, x: Tensor, edge_index: Any) -> Tensor:
         check_dense("EdgeReadout", x)
-        src, dst = edge_index.edge_index() if isinstance(edge_index, Plan) else edge_index
-        return self.f(x.index_select(0, src), x.index_select(0, dst))
+        if isinstance(edge_index, Plan):
+            edge_index = edge_index.edge_index()
+        elif x.is_cpu and not torch.compiler.is_compiling():  # elsewhere it would wait for the device
+            check_edges("EdgeReadout", edge_index, x.shape[0])
+        src, dst = edge_index
+        return run_part(self, "f", x.index_select(0, src), x.index_select(0, dst))
 
 
 class GraphReadout(nn.Module):
@@ -74,7 +93,8 @@ class GraphReadout(nn.Module):
         sum, mean, max and attention are 0, and no gradient flows.
 
     Raises:
-        ValueError: the aggregation is unknown or refused; x is sparse; batch has not one entry a node.
+        ValueError: the aggregation is unknown or refused; x is sparse; batch has not one entry a node, or
+            one that is no graph.
 
     Example:
         >>> GraphReadout("mean", nn.Linear(3, 2))(torch.ones(4, 3), batch=torch.tensor([0, 0, 1, 1])).shape
@@ -95,8 +115,26 @@ class GraphReadout(nn.Module):
         if batch is None:
             batch, num_graphs = x.new_zeros(x.shape[0], dtype=torch.long), 1
         check_batch("GraphReadout", batch, x.shape[0])
-        pooled = self.aggr(x, index=batch, dim_size=num_graphs, dim=0)
-        return pooled if self.f is None else self.f(pooled)
+        try:
+            pooled = run_part(self, "aggr", x, index=batch, dim_size=num_graphs, dim=0)
+        except (IndexError, RuntimeError, ValueError):
+            _check_graphs(batch, num_graphs)
+            raise
+        return pooled if self.f is None else run_part(self, "f", pooled)
+
+
+def _check_graphs(batch: Tensor, num_graphs: int | None) -> None:
+    """Raises unless batch is whole numbers below the number of graphs; looked at once something has failed."""
+    if batch.is_floating_point():
+        raise TypeError(f"GraphReadout: batch has dtype {batch.dtype}; expected torch.int64. Pass batch.long().")
+    outside = (batch < 0) if num_graphs is None else (batch < 0) | (batch >= num_graphs)
+    if outside.any():
+        node = int(outside.nonzero()[0])
+        raise ValueError(
+            f"GraphReadout: node {node} is in graph {int(batch[node])}; expected graphs in [0, num_graphs), where "
+            f"num_graphs={num_graphs}. {int(outside.sum())} of {len(batch)} nodes are outside. Number the graphs from "
+            "0, or pass a larger num_graphs."
+        )
 
 
 def attention(features: int, out_features: int | None = None) -> AttentionalAggregation:

@@ -265,5 +265,5 @@ def test_schemes_and_tags_that_are_not_known_are_refused():
         forbidden_transitions(["O"], "IOB")
     with pytest.raises(ValueError, match="tag 1 is 'E-X'; expected 'O', or one of B, I,"):
         forbidden_transitions(["O", "E-X"], "BIO")
-    with pytest.raises(ValueError, match=r"forbidden has shape \(2, 2\); expected \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"forbidden is shape \(2, 2\); expected \(3, 3\)"):
         CRF(2, torch.zeros(2, 2))
