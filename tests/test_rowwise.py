@@ -42,6 +42,52 @@ def test_the_function_is_given_rows_in_level_order():
     assert [rows.flatten().tolist() for rows in seen] == [[0.0, 1.0, 3.0, 4.0, 2.0, 6.0, 5.0]]
 
 
+class Gated(Cell):
+    def update(self, message):
+        return 1 + torch.tanh(message)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "numbers"),
+    [
+        ("topological", [2, 6, 5]),  # 0, 1, 3 and 4 are leaves: no edge asks for their gate
+        (mpnn.schedule.ordered(torch.arange(7.0)), [0, 1, 4, 6, 2, 3, 5]),  # 6 fires among the first, and hears 1 and 2
+    ],
+)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_function_that_edges_alone_ask_for_is_not_computed_where_none_ends(schedule, numbers, recompute):
+    torch.manual_seed(0)
+    seen, x, linear = [], torch.randn(7, 3, dtype=torch.float64, requires_grad=True), nn.Linear(3, 4).double()
+    h = torch.randn(7, 4, dtype=torch.float64)
+    leaves = [x, *linear.parameters()]
+
+    def look(rows):
+        seen.extend((rows[:, None] == x).all(2).nonzero()[:, 1].tolist())
+        return linear(rows)
+
+    with mpnn.engine("reference"):
+        expected = Gated().propagate(TREE, schedule=schedule, h=h, z=linear(x))
+    with mpnn.engine("wavefront", recompute=recompute):
+        found = Gated().propagate(TREE, schedule=schedule, h=h, z=mpnn.rowwise(look, x))
+    assert seen == numbers or recompute
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    pairs = zip(*(torch.autograd.grad(value.pow(2).sum(), leaves) for value in (expected, found)), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(b, a, rtol=1e-10, atol=1e-14)
+
+
+def test_functions_of_the_same_rows_are_given_them_once_ordered():
+    x, seen = torch.randn(7, 4), []
+    note = lambda rows: seen.append(rows.data_ptr()) or rows  # noqa: E731
+
+    class Two(Cell):
+        def update(self, z, y, message):
+            return torch.tanh(z + y + message)
+
+    Two().propagate(TREE, z=mpnn.rowwise(note, x), y=mpnn.rowwise(note, x))
+    assert len(seen) == 2 and seen[0] == seen[1]
+
+
 def test_wrong_rows_are_named():
     with pytest.raises(ValueError, match="'z' has 6 rows, but there are 7 nodes"):
         Cell().propagate(TREE, num_nodes=7, z=mpnn.rowwise(nn.Identity(), torch.ones(6, 4)))

@@ -295,6 +295,8 @@ class Uniform:
     def expand(self, values: Tensor) -> Tensor:
         if self.degree == 1:
             return values
+        if not self.degree:  # of fields that edges alone ask for there is nothing here
+            return values[:0]
         shape = (self.num_nodes, self.degree, *values.shape[1:])
         return values.unsqueeze(1).expand(shape).reshape(-1, *values.shape[1:])
 
@@ -526,6 +528,7 @@ class Wavefront:
         self.call, self.plan, self.layer, self.hooks = call, call.plan, call.layer, call.hooks
         self.one_level, self.recompute = self.plan.num_levels == 1, recompute and torch.is_grad_enabled()
         self.columns: dict[tuple, Any] = {}
+        self.ordered: dict[int, _Column] = {}
         self.keep = self.hooks.edge_update is not None
         self.sources: list[_Sources] = []
 
@@ -544,7 +547,7 @@ class Wavefront:
             return sources.field(self.layer.state.index(name))
         key = (name, role, kind) if role in ("source", "edge") else (name, role == "graph")
         if key not in self.columns:  # two hooks may ask for the same
-            self.columns[key] = self._mapped(argument) or self._by_level(
+            self.columns[key] = self._of_rows(argument) or self._by_level(
                 self.call.value(hook, argument, kind, self.in_level_order), role, kind
             )
         column = self.columns[key]
@@ -561,18 +564,28 @@ class Wavefront:
             return [value]
         return _Column(value, bounds_of(self.plan if edges is None else edges))
 
-    def _mapped(self, argument: Argument) -> _Mapped | None:
-        """A rowwise field of the nodes level by level, where it is to be computed again and not kept."""
+    def _of_rows(self, argument: Argument) -> _Column | _Mapped | None:
+        """A rowwise field of the nodes. Only where edges end, if just they ask for it: the leaves of trees go without.
+
+        To be computed again, it is a function of what stays, level by level.
+        """
         value = self.call.fields.get(argument.field)
-        if self.one_level or not self.recompute or not isinstance(value, Rowwise):
-            return None
-        if argument.role not in ("own", "target"):
+        if self.one_level or not isinstance(value, Rowwise) or argument.role not in ("own", "target"):
             return None
         self.call.check_rows(argument, value.x, self.plan.num_nodes, "nodes")
-        key = ("rowwise", id(value.x))
-        if key not in self.columns:  # several fields may be functions of the same
-            self.columns[key] = self._by_level(self.in_level_order(value.x), "own", "")
-        return _Mapped(self.columns[key], value.function)
+        rows = self.ordered.get(id(value.x))  # several fields may be functions of the same
+        if rows is None:
+            rows = self.ordered[id(value.x)] = _Column(self.in_level_order(value.x), bounds_of(self.plan))
+        if self.recompute:
+            self.columns["rowwise", id(value.x)] = rows
+            return _Mapped(rows, value.function)
+        first = 0 if self.hooks.update.asks("own", argument.field) else self.before_edges()
+        return _Column(value.function(rows.values[first:]), [max(bound - first, 0) for bound in rows.bounds])
+
+    def before_edges(self) -> int:
+        """How many nodes fire first of all if no edge ends there; else 0."""
+        edges = self.plan.edges.values()
+        return 0 if any(of.counts[0] for of in edges) else self.plan.node_counts[0]
 
     def edge_columns(self, kind: str) -> dict[str, list]:
         """The arguments of each hook that runs on edges of one type."""
