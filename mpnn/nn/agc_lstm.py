@@ -58,7 +58,8 @@ class AGCLSTM(GraphRecurrent):
 
     Shape:
         x ``(N, in_features)``, edge_index ``{"space": (2, E), "time": (2, E')}`` or a plan of both, batch ``(N,)`` the
-        graph of each node, None if there is only one -> H ``(N, hidden_features)``, α ``(N, 1)``.
+        graph of each node, None if there is only one -> H ``(N, hidden_features)``, α ``(N, 1)``. The number of graphs
+        is ``num_graphs``, or else read from batch; other arguments by name are fields of the edges in space, for conv.
         Nodes fire under ``schedule``, topological unless given.
 
     Attributes:

@@ -70,7 +70,8 @@ class CRF(MessagePassing):
 
     Shape:
         x ``(N, K)``, the emissions; edge_index ``(2, E)`` (t-1, t) or (child, parent), at most one from each node, or
-        a ``topological`` plan; tags ``(N,)`` int64; batch ``(N,)`` the graph of each node (None: one graph).
+        a ``topological`` plan; tags ``(N,)`` int64; batch ``(N,)`` the graph of each node (None: one graph);
+        num_graphs B, or else read from batch.
         Called as a layer: the marginals ``(N, K)``. ``log_partition``, ``score``, ``log_likelihood`` -> ``(B,)``;
         ``loss`` -> a number; ``marginals`` -> ``(N, K)``; ``decode`` -> ``(N,)`` int64. All in nats, summed over the
         nodes of a graph; 0 for a graph without nodes. log Z is minus infinity where every labelling is forbidden.

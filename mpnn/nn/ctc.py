@@ -41,7 +41,8 @@ def ctc_loss(
     Shape:
         scores ``(N, C)``, before the softmax; edge_index ``(2, E)`` (t-1, t); target ``(M,)`` int64, the labels of all
         chains one after the other, and target_batch ``(M,)`` the chain of each, sorted; batch ``(N,)`` the chain of
-        each node -> a number, or ``(B,)`` with ``reduction="none"``. Both batches are None if there is one chain.
+        each node -> a number, or ``(B,)`` with ``reduction="none"``. Both batches are None if there is one chain;
+        num_graphs is B, or else read from batch.
 
     Raises:
         ValueError: a graph of the batch is no chain; a batch has not one entry a node, or a label; target_batch is not
@@ -75,7 +76,7 @@ def ctc_decode(
     labelling, which has many paths.
 
     Shape:
-        scores ``(N, C)``, edge_index ``(2, E)``, batch ``(N,)`` -> for each chain its labels, int64.
+        as :func:`ctc_loss`, with the same ``blank`` -> for each chain its labels, int64.
 
     Raises:
         ValueError: a graph of the batch is no chain; the batch has not one entry a node.

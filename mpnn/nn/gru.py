@@ -40,6 +40,7 @@ class GRU(Recurrent):
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` (t-1, t), h0 ``(num_layers * directions, B, H)`` with a row for each graph
         of ``batch`` ``(N,)`` -> h ``(N, directions * H)`` of the last layer.
+        Nodes fire under ``schedule``, topological unless given.
 
     Attributes:
         weight_ih_l0 ``(3H, F)``: W, weight_hh_l0 ``(3H, H)``: U, bias_ih_l0 ``(3H,)``: b, bias_hh_l0 ``(3H,)``: b', in

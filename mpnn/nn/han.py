@@ -115,7 +115,7 @@ class HAN(_Attention):
 
     Shape:
         x ``{node type: (N, in_features)}``, dense or sparse CSR; edge_index ``{meta-path: (2, E)}`` or a plan; batch
-        ``{node type: (N,)}``, the graph of each node, None if there is only one
+        ``{node type: (N,)}``, the graph of each node, None if there is only one (num_graphs: how many, or else read)
         -> ``{node type: (N, K * out_features)}`` for the types that meta-paths end in. Types and meta-paths that are
         left out are without nodes and edges; others than those of ``metapaths`` are not looked at.
 

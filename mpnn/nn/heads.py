@@ -212,8 +212,8 @@ class LanguageModel(nn.Module):
 
     Shape:
         token ``(N,)`` int64, edge_index ``(2, E)`` (t-1, t), state: nothing, or ``(B, layers, H)`` for each state field
-        of the layer, batch ``(N,)`` -> scores ``(N, V)`` and the state at the end of each chain. A chain without nodes
-        ends in 0.
+        of the layer, batch ``(N,)``, num_graphs B (else read from batch) -> scores ``(N, V)`` and the state at the end
+        of each chain. A chain without nodes ends in 0.
 
     Raises:
         ValueError: the layer runs in both directions, or is none of the three; state has not a tensor for each field.

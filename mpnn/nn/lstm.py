@@ -49,7 +49,7 @@ class LSTM(Recurrent):
         x ``(N, F)``, edge_index ``(2, E)`` (t-1, t), h0 and c0 ``(num_layers * directions, B, H)`` with a row for each
         graph of ``batch`` ``(N,)``, either of them alone too -> h, c ``(N, directions * H)`` of the last layer. c is
         None unless ``cells=True`` asks for it: torch's fused kernel does not keep it, and with it chains run frontier
-        by frontier.
+        by frontier. Nodes fire under ``schedule``, topological unless given.
 
     Attributes:
         weight_ih_l0 ``(4H, F)``: W, weight_hh_l0 ``(4H, H)``: U, bias_ih_l0 ``(4H,)``: b, bias_hh_l0 ``(4H,)``: b', in

@@ -37,6 +37,7 @@ class RNN(Recurrent):
     Shape:
         x ``(N, F)``, edge_index ``(2, E)`` (t-1, t), h0 ``(num_layers * directions, B, H)`` with a row for each graph
         of ``batch`` ``(N,)`` -> h ``(N, directions * H)`` of the last layer.
+        Nodes fire under ``schedule``, topological unless given.
 
     Attributes:
         weight_ih_l0 ``(H, F)``: W, weight_hh_l0 ``(H, H)``: U, bias_ih_l0 ``(H,)``: b, bias_hh_l0 ``(H,)``: b'; more
