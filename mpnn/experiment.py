@@ -90,6 +90,10 @@ def start(config_class: type[Config], run: Callable[[Config], list[dict]]) -> No
         sys.exit(str(error))
     except ImportError as error:
         sys.exit(_missing(error))
+    except KeyboardInterrupt:
+        if _used:
+            print(f"\n{_script()}: stopped; the same command goes on from here", file=sys.stderr)
+        raise
     if len(rows) > 1:
         print(f"\n{table(rows)}")
     rows = [row | {"command": _command()} for row in rows]

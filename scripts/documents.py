@@ -310,7 +310,9 @@ def picture(config: Config, model: Hierarchical, documents: list[HeteroData], kn
 
 def main(config: Config) -> list[dict]:
     if config.smoke:
-        config = replace(config, seeds=1, folds=1, epochs=2, hidden=10, batch_size=16, vectors="random")
+        dataset = "movie-reviews" if config.dataset == "all" else config.dataset
+        small = {"seeds": 1, "folds": 1, "epochs": 2, "hidden": 10, "batch_size": 16, "vectors": "random"}
+        config = replace(config, dataset=dataset, **small)
     names = list(CLASSES) if config.dataset == "all" else [config.dataset]
     models = list(MODELS) if config.model == "all" else [config.model]
     runs = {"movie-reviews": config.folds, "imdb-reviews": config.seeds}

@@ -410,7 +410,8 @@ def experiment(config: Config, model: str, given: Moves, test: Moves) -> dict:
         trained.append(one_after_another(fits))
         spent = {name: round(sum(epochs), 3) for name, epochs in trained[-1].history.items()}
         runs.append({"accuracy": accuracy(scores, test), **spent, "streams": alone})
-        print(f"  {config.dataset} {model}, seed {seed}: {runs[-1]}", flush=True)
+        told = ", ".join(f"{stream} {value:.1f} %" for stream, value in alone.items())
+        print(f"  {config.dataset} {model}, seed {seed}: {runs[-1]['accuracy']:.1f} % ({told})", flush=True)
         return runs[-1]["accuracy"]
 
     values, _ = over_seeds(run, config, f"{config.dataset} {model}")

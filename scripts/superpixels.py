@@ -15,7 +15,7 @@ class in which the network is most confident on average. The same Graph LSTM wit
 The network is trained first and the graph models on what it gives, to save time; with ``--along`` it learns on with
 each of them, and the order follows its confidence. All losses weight a class by the square root of how rare it is.
 Metrics are of the pixels of the test pictures, in percent, at the epoch with the best mean IoU on the validation
-pictures. What is prepared and trained is kept in ``--out``, so that a run goes on where it was stopped.
+pictures. Prepared pictures and trained networks are kept in ``--out``, for later commands.
 
 Three seeds, each with a network of its own: mean IoU 41.43 +- 1.08 of the network alone, 39.97 +- 0.92 with superpixel
 smoothing, 41.55 +- 1.48 by Graph LSTM in order of confidence, 41.50 breadth and 41.51 depth first, 41.55 with one

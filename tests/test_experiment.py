@@ -118,7 +118,7 @@ def test_other_options_have_other_checkpoints_unless_they_leave_a_run_as_it_is(t
     assert len({config.checkpoint(*run) for run in ((0,), (1,), ("gcn", 0), ("gat", 0))}) == 4
 
 
-def test_checkpoints_stay_until_all_results_are_written_and_those_of_others_stay(tmp_path, monkeypatch):
+def test_checkpoints_stay_until_all_results_are_written_and_those_of_others_stay(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["sst", "--out", str(tmp_path), "--json", str(tmp_path / "rows.json")])
     strangers = replace(Options(), out=tmp_path, epochs=7).checkpoint(0)
     strangers.parent.mkdir()
@@ -136,6 +136,7 @@ def test_checkpoints_stay_until_all_results_are_written_and_those_of_others_stay
 
     with pytest.raises(KeyboardInterrupt):
         start(Options, run)
+    assert "sst: stopped; the same command goes on from here" in capsys.readouterr().err
     start(Options, run)
     assert seen == [False, True]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.json", strangers.parent.name]
