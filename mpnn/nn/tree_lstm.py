@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mpnn.engine import rowwise
 from mpnn.nn.recursive import Recursive, by_position, check_positions, tanh, times
-from mpnn.products import linear
 
 __all__ = ["ChildSumTreeLSTM", "NaryTreeLSTM", "TreeGRU"]
 
@@ -218,9 +217,10 @@ class TreeGRU(Recursive):
         return self.run(x, edge_index, schedule)
 
     def one_way(self, x: Tensor, edge_index: Any, schedule: Any) -> Tensor:
-        r, z, n = linear(x, self.weight_ih, self.bias).chunk(3, dim=1)
+        gates = zip("rzn", self.weight_ih.chunk(3), self.bias.chunk(3))
+        products = {name: rowwise(times(W, b), x) for name, W, b in gates}
         U_r, U_z, U_n = map(times, self.weight_hh.chunk(3))
-        return self.propagate(edge_index, schedule=schedule, r=r, z=z, n=n, U_r=U_r, U_z=U_z, U_n=U_n)
+        return self.propagate(edge_index, schedule=schedule, **products, U_r=U_r, U_z=U_z, U_n=U_n)
 
     def message(self, h_j, r_i, U_r, U_n):
         r = torch.sigmoid(U_r(h_j, plus=r_i))
