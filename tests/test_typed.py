@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData
 import mpnn
 from mpnn.hetero import complete
 from mpnn.loader import DataLoader, collate
+from mpnn.typed import by_type
 
 WIDTH = {"word": 2, "sentence": 3, "note": 2}  # of x
 
@@ -408,3 +409,10 @@ def test_parameters_are_the_layers_own_and_a_pass_leaves_no_trace():
     sum(rows.sum() for rows in layer(data.x_dict, data.edge_index_dict).values()).backward()
     assert all(parameter.grad is not None for parameter in layer.parameters())
     assert set(vars(layer)) == before and layer.hooks is Reader.hooks
+
+
+@pytest.mark.parametrize("schedule", [mpnn.schedule.topological, mpnn.schedule.topological.reverse])
+def test_layers_of_one_type_of_edge_are_given_the_edges_of_a_plan_as_the_user_gave_them(schedule):
+    edges = {("b", "to", "a"): torch.tensor([[0, 1, 1], [2, 0, 1]]), ("a", "in", "a"): torch.tensor([[2], [0]])}
+    found = by_type(mpnn.plan(edges, schedule, {"a": 3, "b": 2}), "a layer")
+    assert {kind: index.tolist() for kind, index in found.items()} == {k: e.tolist() for k, e in edges.items()}

@@ -1,6 +1,7 @@
 import builtins
 import gzip
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -152,19 +153,35 @@ def test_a_large_archive_is_refused_with_its_size_and_the_way_out(places, monkey
         ogb.load("ogbn-products")
 
 
+@pytest.mark.parametrize("size, download", [(1000, "auto"), (3 * 2**30, True)])
+def test_a_small_archive_is_fetched_at_once_and_a_large_one_when_asked_for(places, monkeypatch, size, download):
+    import pooch
+    import requests
+
+    archive = zipped(places)
+    monkeypatch.setattr(requests, "head", lambda *args, **kwargs: SimpleNamespace(headers={"Content-Length": size}))
+    monkeypatch.setattr(pooch, "retrieve", lambda *args, **kwargs: str(archive))
+    assert ogb.load("ogbn-arxiv", download=download).num_nodes == 5 and not archive.exists()
+
+
 def test_download_false_stays_off_the_network(places):
     with pytest.raises(FileNotFoundError, match="download=False"):
         ogb.load("ogbn-arxiv", download=False)
 
 
-def test_an_archive_is_unpacked_under_the_name_of_the_set(places):
+def zipped(places):
+    """An archive as the address of the set has it."""
     source = write(places / "arxiv", NODE_FILES)
     archive = places / "home/ogb/ogbn_arxiv.zip"
     archive.parent.mkdir(parents=True)
     with zipfile.ZipFile(archive, "w") as stream:
         for path in source.rglob("*"):
             stream.write(path, path.relative_to(places))
-    ogb.unpack(archive, "arxiv", places / "home/ogb/ogbn_arxiv")
+    return archive
+
+
+def test_an_archive_is_unpacked_under_the_name_of_the_set(places):
+    ogb.unpack(zipped(places), "arxiv", places / "home/ogb/ogbn_arxiv")
     assert ogb.load("ogbn-arxiv").num_nodes == 5
     assert not (places / "home/ogb/ogbn_arxiv.part").exists()
 
