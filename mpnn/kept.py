@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -54,8 +55,16 @@ class Unwritten(Kept):
 
 
 def lasting(make: Callable[[], Any]) -> Any:
-    """``make()``, to be kept. What is made in inference mode could not be trained with later, so it is made outside."""
-    if not torch.is_inference_mode_enabled():
+    """``make()``, to be kept. What is made in inference mode could not be trained with later, and what is made inside a
+    transform of ``torch.func`` ends with it; so it is made outside of both.
+    """
+    inference, transform = torch.is_inference_mode_enabled(), torch._C._are_functorch_transforms_active()
+    if not (inference or transform):
         return make()
-    with torch.inference_mode(False), torch.no_grad():
+    with ExitStack() as outside:
+        if inference:
+            outside.enter_context(torch.inference_mode(False))
+            outside.enter_context(torch.no_grad())
+        if transform:
+            outside.enter_context(torch._C._DisableFuncTorch())
         return make()

@@ -91,9 +91,11 @@ class Call:
     def described(self) -> str:
         """What the hooks were run on, for errors that are theirs."""
         plan, given = self.plan, [f"{name} {told(value)}" for name, value in self.fields.items()]
+        inside = " Inside a transform of torch.func use mpnn.engine('reference'), which is ordinary autograd."
         return (
             f"{type(self.layer).__name__} ran on {plan.num_nodes} nodes and {sum(map(len, plan.edges.values()))} edges "
             f"in {plan.num_levels} levels, with {', '.join(given) or 'no field'}."
+            f"{inside if torch._C._are_functorch_transforms_active() else ''}"
         )
 
     def like(self) -> Tensor:
