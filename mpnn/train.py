@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Fit", "fit", "seed_all", "watched"]
+__all__ = ["Fit", "Shuffled", "fit", "seed_all", "watched"]
 
 SAVE_EVERY = 1.0  # seconds of training that a kill may lose: to save takes as long as a short epoch does
 
@@ -73,6 +73,32 @@ def examples(batch: Any) -> int:
         return int(batch.num_graphs)
     first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     return len(first) if isinstance(first, Tensor) and first.dim() else 1
+
+
+class Shuffled:
+    """The rows of tensors in batches, in a new order each epoch; drawn from torch's own generator, whose state
+    checkpoints keep.
+
+    Args:
+        size: rows of a batch; the last one may have fewer.
+        tensors: with equally many rows; a batch is a tuple of some of them, of each tensor the same.
+
+    Example:
+        >>> x = torch.arange(5)
+        >>> batches = Shuffled(2, x, 10 * x)
+        >>> len(batches), sum(int((y - x).sum()) for x, y in batches)
+        (3, 90)
+    """
+
+    def __init__(self, size: int, *tensors: Tensor):
+        self.size, self.tensors = size, tensors
+
+    def __len__(self) -> int:
+        return -(-len(self.tensors[0]) // self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for some in torch.randperm(len(self.tensors[0])).split(self.size):
+            yield tuple(tensor[some] for tensor in self.tensors)
 
 
 def seed_all(seed: int) -> None:

@@ -37,7 +37,7 @@ from torch_geometric.data import Batch
 
 import mpnn
 from mpnn.experiment import Options, canvas, over_seeds, report, save, start
-from mpnn.train import fit
+from mpnn.train import Shuffled, fit
 
 Parts = dict[str, tuple[Tensor, Tensor]]
 DASH = 10
@@ -102,20 +102,6 @@ def pictures(config: Config, seed: int) -> Parts:
     fifth, tenth = len(order) // 5, len(order) // 10
     sizes = [len(order) - fifth - tenth, tenth, fifth]
     return dict(zip(("train", "val", "test"), zip(x.split(sizes), y.split(sizes))))
-
-
-class Shuffled:
-    """Batches in a new order each epoch, from torch's own generator, whose state checkpoints carry."""
-
-    def __init__(self, x: Tensor, y: Tensor, size: int):
-        self.x, self.y, self.size = x, y, size
-
-    def __len__(self) -> int:
-        return -(-len(self.x) // self.size)
-
-    def __iter__(self):
-        for some in torch.randperm(len(self.x)).split(self.size):
-            yield self.x[some], self.y[some]
 
 
 # Models: scores (B, k, 10) --------------------------------------------------------------------------------------------
@@ -234,7 +220,7 @@ def train(config: Config, model: nn.Module, parts: Parts, checkpoint: Path) -> l
         return F.cross_entropy(net(x).flatten(0, 1), y.flatten())
 
     done = fit(
-        model, Shuffled(*parts["train"], config.batch_size), loss, lambda net: {"val": right(net, *parts["val"])},
+        model, Shuffled(config.batch_size, *parts["train"]), loss, lambda net: {"val": right(net, *parts["val"])},
         optimizer, config.epochs, patience=config.patience, clip=1.0, schedulers=[slower], checkpoint=checkpoint,
     )  # fmt: skip
     return done.history["val"]

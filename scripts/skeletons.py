@@ -98,19 +98,19 @@ class Config(Options):
     decay: float = 1e-2
     """Weight decay of AdamW."""
     dropout: float = 0.1
-    """On what goes into each layer."""
+    """Probability to drop what goes into a layer, in training."""
     turn: float = 60.0
     """Training sequences are turned about the vertical axis by up to so many degrees, and by half about the others."""
     scale: float = 0.2
-    """They are stretched along each axis by up to this share,"""
+    """Training sequences are stretched along each axis by up to this share."""
     size: float = 0.2
-    """and by up to this along all."""
+    """Training sequences are made larger or smaller by up to this share."""
     jitter: float = 0.01
     """Standard deviation of the noise on each coordinate, in metres."""
     crop: float = 0.7
-    """The shortest part of a sequence that is seen in training."""
+    """The shortest part of a sequence that is seen in training, as a share of it."""
     warp: float = 0.5
-    """How unevenly: the standard deviation of the logarithm of the speed at which it goes by."""
+    """How unevenly it goes by in training: the standard deviation of the logarithm of its speed."""
     looks: int = 8
     """Sequences to be judged are also seen so many times changed as in training, but for noise; the probabilities of
     all looks are added."""

@@ -59,7 +59,7 @@ from mpnn.experiment import Options, canvas, over_seeds, report, save, spread, s
 from mpnn.images import Pool, overlap, superpixels, to_pixels
 from mpnn.loader import DataLoader
 from mpnn.schedule import Schedule, ordered, synchronous
-from mpnn.train import fit, seed_all
+from mpnn.train import Shuffled, fit, seed_all
 
 OVERLAP = ("cell", "cell_node_index", "share")
 
@@ -272,26 +272,12 @@ def train_network(config: Config, seed: int) -> Network:
     def evaluate(net):
         return {"val": measure(predicted(net, parts["val"]), len(known.names))["mean IoU"]}
 
+    pictures_and_labels = [torch.cat([graph[name] for graph in parts["train"]]) for name in ("picture", "label")]
     fit(
-        network, Pictures(parts["train"], 8), loss, evaluate, optimizer, config.network_epochs,
+        network, Shuffled(8, *pictures_and_labels), loss, evaluate, optimizer, config.network_epochs,
         schedulers=[slower], checkpoint=folder(config) / f"network-{seed}.pt",
     )  # fmt: skip
     return network
-
-
-class Pictures:
-    """What the network sees and its labels, in batches in a new order each epoch, from torch's own generator."""
-
-    def __init__(self, graphs: list[Data], size: int):
-        self.picture = torch.cat([graph.picture for graph in graphs])
-        self.label, self.size = torch.cat([graph.label for graph in graphs]), size
-
-    def __len__(self) -> int:
-        return -(-len(self.picture) // self.size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in torch.randperm(len(self.picture)).split(self.size):
-            yield self.picture[chosen], self.label[chosen]
 
 
 @torch.no_grad()

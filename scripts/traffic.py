@@ -29,7 +29,7 @@ a run of five epochs on the roads took 4 minutes (LSTM) to 10, and one on chicke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ from torchmetrics.functional.regression import (
 import mpnn
 from mpnn.experiment import Options, canvas, over_seeds, report, save, spread, start
 from mpnn.spacetime import relations, snapshots
-from mpnn.train import fit
+from mpnn.train import Shuffled, fit
 
 
 @dataclass(frozen=True)
@@ -219,19 +219,6 @@ NETWORKS = ("LSTM", "GCN", "Chebyshev", "diffusion")
 # Training and scores --------------------------------------------------------------------------------------------------
 
 
-class Batches:
-    """The starts of some windows at a time, in a new order each epoch; drawn from torch's own generator."""
-
-    def __init__(self, starts: Tensor, size: int):
-        self.starts, self.size = starts, size
-
-    def __len__(self) -> int:
-        return -(-len(self.starts) // self.size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.starts[torch.randperm(len(self.starts))].split(self.size))
-
-
 def train(config: Config, name: str, t: Task, checkpoint: Path) -> tuple[Callable[[Tensor], Tensor], dict]:
     """One run: what predicts from starts of windows, at the best validation epoch, and that epoch's figures."""
     model, inputs, (centre, spread) = network(name, t, config.hidden), t.inputs(), t.scale
@@ -243,7 +230,8 @@ def train(config: Config, name: str, t: Task, checkpoint: Path) -> tuple[Callabl
         windows = [model(before(inputs, some, t.given)) for some in starts.split(config.batch)]
         return torch.cat(windows) * spread + centre
 
-    def loss(model: Forecaster, starts: Tensor) -> Tensor:
+    def loss(model: Forecaster, batch: tuple[Tensor]) -> Tensor:
+        (starts,) = batch
         error = model(before(inputs, starts, t.given)) - after(target, starts, t.asked)
         counts = after(present, starts, t.asked)
         return (error.abs() * counts).sum() / counts.sum().clamp(min=1)
@@ -252,9 +240,9 @@ def train(config: Config, name: str, t: Task, checkpoint: Path) -> tuple[Callabl
         found = scores(t, predict(t.starts("val")), t.starts("val"))
         return {"val": -fmean(value for metric, value in found.items() if metric.startswith("MAE"))}
 
-    starts = t.starts("train")
+    starts = t.starts("train")[: 64 if config.smoke else None]
     done = fit(
-        model, Batches(starts[:64] if config.smoke else starts, config.batch), loss, evaluate, optimizer, config.epochs,
+        model, Shuffled(config.batch, starts), loss, evaluate, optimizer, config.epochs,
         patience=config.patience, clip=5.0, schedulers=[slower], checkpoint=checkpoint,
     )  # fmt: skip
     return predict, done.best

@@ -10,7 +10,6 @@ from run_scripts import run as run_script
 from torch_geometric.data import Batch
 
 import mpnn
-import mpnn.train
 from mpnn.images import from_pixels
 
 pytest.importorskip("skimage")
@@ -78,12 +77,6 @@ def test_every_model_gives_a_row_with_three_metrics(scenes, tmp_path, monkeypatc
     assert list(more) == [name for name in rows if name != "Graph LSTM"]
     assert more["GCN"] == [pytest.approx(rows["Graph LSTM"]["by_seed"][0] - rows["GCN"]["by_seed"][0], abs=1e-3)]
     assert "Graph LSTM - Graph LSTM, depth first:" in capsys.readouterr().out
-
-
-def test_an_epoch_of_the_network_goes_through_all_pictures(script, config):
-    train = script.load(config)[0]["train"]
-    batches = script.Pictures(train, 3)
-    assert sum(map(mpnn.train.examples, batches)) == len(train) == 8 and len(list(batches)) == len(batches) == 3
 
 
 def test_the_parts_of_superpixels_and_cells_have_all_labelled_pixels_of_their_classes(script, config, graphs):

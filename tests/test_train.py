@@ -7,7 +7,7 @@ from torch import nn
 
 import mpnn.train
 from mpnn.loader import collate
-from mpnn.train import Fit, examples, fit, seed_all, watched
+from mpnn.train import Fit, Shuffled, examples, fit, seed_all, watched
 
 
 def problem(seed: int = 0, lr: float = 0.1):
@@ -175,7 +175,22 @@ def test_examples_are_graphs_else_rows_else_one():
     ]  # fmt: skip
 
 
-class Shuffled:
+@pytest.mark.parametrize("size", [1, 3, 4, 8, 20])
+def test_shuffled_rows_come_once_each_epoch_with_what_belongs_to_them(size):
+    x, y = torch.arange(8.0).view(8, 1), torch.arange(8) + 100
+    batches, orders = Shuffled(size, x, y), []
+    torch.manual_seed(0)
+    for _ in range(2):
+        epoch = list(batches)
+        assert len(epoch) == len(batches) and [len(a) for a, _ in epoch[:-1]] == [size] * (len(epoch) - 1)
+        assert all(torch.equal(a.flatten().long() + 100, b) for a, b in epoch)
+        orders.append(torch.cat([b for _, b in epoch]).tolist())
+    assert sorted(orders[0]) == sorted(orders[1]) == y.tolist() and orders[0] != orders[1]
+    torch.manual_seed(0)
+    assert torch.cat([b for _, b in batches]).tolist() == orders[0]
+
+
+class InAnyOrder:
     """Batches in an order that is drawn each time, whose number nobody knows before."""
 
     def __init__(self, batches):
@@ -188,7 +203,7 @@ class Shuffled:
 def test_a_run_over_batches_of_unknown_number_resumes_to_the_same_result(tmp_path):
     whole = problem()
     rows = [zip(*batch, strict=True) for batch in whole["batches"]]
-    whole["batches"] = Shuffled([(x[None], y[None]) for batch in rows for x, y in batch])
+    whole["batches"] = InAnyOrder([(x[None], y[None]) for batch in rows for x, y in batch])
     expected = fit(**whole, epochs=6)
     broken = problem() | {"batches": whole["batches"]}
     fit(**broken, epochs=3, checkpoint=tmp_path / "run.pt")
