@@ -82,6 +82,8 @@ def start(config_class: type[Config], run: Callable[[Config], list[dict]]) -> No
     if {"-h", "--help"} & set(sys.argv[1:]):  # paper, published figures, what was reached, in what time
         print(sys.modules[config_class.__module__].__doc__)
     config = tyro.cli(config_class, prog=f"mpnn run {_script()}")
+    if config.seeds < 1:
+        sys.exit(f"{_script()}: --seeds {config.seeds} asks for no run; expected 1 or more.")
     torch.set_num_threads(config.threads)
     _used.clear()
     try:

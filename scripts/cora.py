@@ -14,6 +14,7 @@ Accuracy is in percent, on the test nodes, at the epoch that is best on the vali
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -51,7 +52,7 @@ class Config(Options):
     select: Literal["accuracy", "loss", "both"] | None = None
     """What on the validation nodes decides which epoch counts; unless given, loss for gat, else accuracy."""
     layers: Literal["mpnn", "torch_geometric"] = "mpnn"
-    """Whose layers to train, in the same loop."""
+    """Whose layers to train, in the same loop; torch_geometric has no mean network."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,10 @@ def main(config: Config) -> list[dict]:
     if config.smoke:
         config = replace(config, seeds=2, epochs=10, picture=False)
     datasets = ["cora", "citeseer", "pubmed"] if config.dataset == "all" else [config.dataset]
-    models = ["gcn", "gat", "sage", "mean"] if config.model == "all" else [config.model]
+    if config.layers == "torch_geometric" and config.model == "mean":
+        sys.exit("cora: torch_geometric has no layer of the mean network; expected --model gcn, gat or sage with it.")
+    every = ["gcn", "gat", "sage"] + ["mean"] * (config.layers == "mpnn")
+    models = every if config.model == "all" else [config.model]
     return [experiment(replace(config, dataset=dataset), kind) for dataset in datasets for kind in models]
 
 

@@ -65,6 +65,12 @@ def test_the_table_has_the_time_of_an_epoch_where_it_is_known():
     assert {line.count("|") for line in lines} == {10}
 
 
+def test_no_run_at_all_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sst", "--seeds", "0"])
+    with pytest.raises(SystemExit, match="sst: --seeds 0 asks for no run"):
+        start(Options, lambda config: [])
+
+
 def test_several_rows_are_shown_as_a_table_in_the_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["cora", "--json", str(tmp_path / "a.json")])
     one = {"dataset": "cora", "model": "gcn", "metric": "accuracy %", "mean": 81.849, "std": 0.7, "seeds": 100}

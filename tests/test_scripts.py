@@ -64,6 +64,13 @@ def test_cora_takes_the_layers_of_torch_geometric(mpnn_data, tmp_path, monkeypat
     assert row["model"] == "gcn (torch_geometric)" and row["mean"] > 45
 
 
+def test_torch_geometric_has_no_mean_network(mpnn_data, tmp_path, monkeypatch):
+    rows = run("cora", tmp_path, monkeypatch, "--smoke", "--layers", "torch_geometric", "--model", "all")
+    assert [row["model"] for row in rows] == [f"{kind} (torch_geometric)" for kind in ("gcn", "gat", "sage")]
+    with pytest.raises(SystemExit, match="no layer of the mean network"):
+        run("cora", tmp_path, monkeypatch, "--layers", "torch_geometric", "--model", "mean")
+
+
 def test_cora_draws_the_hidden_layer(mpnn_data, tmp_path, monkeypatch):
     run("cora", tmp_path, monkeypatch, "--seeds", "1", "--epochs", "3")
     assert (tmp_path / "cora-gcn.png").stat().st_size > 10_000
