@@ -492,6 +492,10 @@ def test_numbers_that_no_longer_fit_are_errors_not_wrong_ids():
     longer.num_nodes = 4
     with pytest.raises(ValueError, match="node_number has 3 rows.*for 4 nodes.*delete it"):
         node_ids(longer)
+    beyond = copy.copy(data)
+    beyond.node_number = torch.tensor([0, 1, 3])
+    with pytest.raises(ValueError, match="node_number has 3 rows and a maximum of 3, for 3 nodes"):
+        node_ids(beyond)
     del longer.node_number
     assert node_ids(longer) == [0, 1, 2, 3]
     with pytest.warns(UserWarning, match="num_nodes"):  # torch_geometric's
@@ -523,6 +527,12 @@ def test_numbers_that_no_longer_fit_are_errors_not_wrong_ids():
 def test_a_number_without_rows_belongs_to_the_graph():
     data = Data(edge_index=torch.tensor([[0], [1]]), num_nodes=2, loss=torch.tensor(0.5), gap=np.array(2))
     assert to_networkx(data).graph == {"loss": torch.tensor(0.5), "gap": np.array(2)}
+
+
+def test_what_torch_geometric_counts_in_the_last_axis_belongs_to_the_graph():
+    data = Data(edge_index=torch.tensor([[0], [1]]), num_nodes=3, face=torch.eye(3).long(), pair_index=torch.ones(3, 4))
+    graph = to_networkx(data)
+    assert set(graph.graph) == {"face", "pair_index"} and graph.nodes[0] == {}
 
 
 # -------------------------------------------------------------------------------------------- data from elsewhere

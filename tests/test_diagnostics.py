@@ -306,6 +306,7 @@ def test_gamma_is_the_norm_of_the_matrix_of_the_text_and_bounds_the_gradient(non
         before = h[k].detach()
         assert_close(found[k], torch.linalg.svdvals(step[k])[0], f"node {k}")
     assert bound == pytest.approx(float(torch.linalg.svdvals(U)[0])) and (found <= bound + 1e-12).all()
+    assert h.requires_grad and not found.requires_grad
     delta = torch.linalg.multi_dot(step[:5])  # from delta_{5,5} to delta_{5,0}
     assert torch.linalg.svdvals(delta)[0] <= found[:5].prod() + 1e-12
 

@@ -15,7 +15,8 @@ from torch_geometric.data import Batch, Data
 
 import mpnn
 from mpnn.graph import in_order
-from mpnn.schedule import by, ordered
+from mpnn.plan import cached_plan
+from mpnn.schedule import by, ordered, topological
 
 EDGES = torch.tensor([[0, 1, 2], [1, 2, 3]])
 
@@ -198,6 +199,7 @@ def test_frontiers_and_the_edges_into_them_are_contiguous_and_nothing_is_lost(gr
 def test_of_plans_by_values_the_newest_are_kept():
     edge_index, many = EDGES.clone(), mpnn.plan.__globals__["MANY"]
     layer, alive = mpnn.nn.GRU(2, 2), []
+    without = layer.plan(edge_index, 4)
     for _ in range(many + 3):
         values = torch.rand(4)
         layer(torch.ones(4, 2), edge_index, schedule=ordered(values))
@@ -205,6 +207,35 @@ def test_of_plans_by_values_the_newest_are_kept():
     del values
     gc.collect()
     assert [ref() is not None for ref in alive] == [False] * 3 + [True] * many
+    assert layer.plan(edge_index, 4) is without
+
+
+def test_one_graph_has_a_plan_for_each_direction_and_order():
+    values = torch.tensor([3.0, 1.0, 2.0, 0.0])
+    rules = [ordered(values), ordered(values, descending=False), topological]
+    for rule in [*rules, *(rule.reverse for rule in rules)]:
+        assert torch.equal(cached_plan(EDGES, rule, 4, "a layer").level, rule(EDGES, 4)), rule
+
+
+def test_a_further_type_of_edges_that_is_written_to_or_replaced_is_planned_anew_and_the_old_plan_goes():
+    class Layer(mpnn.MessagePassing):
+        schedule = "topological"
+        message_near = message_far = lambda self, x_j: x_j
+
+        def update(self, message_near, message_far):
+            return message_near + message_far
+
+    layer, near, far = Layer(), torch.tensor([[0], [1]]), torch.tensor([[0], [2]])
+    first = layer.plan({"near": near, "far": far}, 3)
+    assert layer.plan({"near": near, "far": far}, 3) is first
+    far[0] = 1
+    second = layer.plan({"near": near, "far": far}, 3)
+    assert second.edge_index("far").tolist() == [[1], [2]]
+    third = layer.plan({"near": near, "far": torch.tensor([[2], [0]])}, 3)
+    assert third.edge_index("far").tolist() == [[2], [0]]
+    first, second = map(weakref.ref, (first, second))
+    gc.collect()
+    assert first() is None and second() is None
 
 
 def test_the_order_by_source_is_kept_from_the_second_time_on():

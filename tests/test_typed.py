@@ -261,6 +261,19 @@ def test_levels_may_be_a_field_of_the_nodes_or_given_by_type():
         assert_close(ours[kind], values, kind)
 
 
+def test_levels_in_the_place_of_some_that_are_gone_are_planned_anew():
+    data, layer, words = document(), randomised(Reader()), torch.tensor([1, 2, 4])
+    level = {"word": words, "sentence": torch.tensor([0, 3])}
+    layer(data.x_dict, data.edge_index_dict, level)
+    gone, spare = id(level.pop("sentence")), []
+    while len(spare) < 5000 and (not spare or id(spare[-1]) != gone):  # the last one has the id of the one that is gone
+        spare.append(torch.tensor([5, 3]))
+    level["sentence"] = spare[-1]
+    ours = layer(data.x_dict, data.edge_index_dict, level)
+    for kind, values in layer(data.x_dict, mpnn.plan(data, mpnn.schedule.by(level))).items():
+        assert_close(ours[kind], values, kind)
+
+
 def test_types_without_nodes_or_edges_in_some_graph_of_a_batch_are_no_problem():
     layer, given = randomised(Reader()), [document(3), document(2, 1), document(0, 2, 0)]
     del given[1]["sentence"], given[1][IN], given[2]["word"], given[2][NEXT]

@@ -20,6 +20,11 @@ def test_per_class_takes_exactly_so_many_of_every_class(extra, seed):
     assert torch.bincount(y[masks[1]]).tolist() == [1, 1, 1, 1]
 
 
+def test_without_numbers_it_is_20_and_30_of_a_class():
+    train, val, _ = split.per_class(torch.arange(3).repeat(60), 0)
+    assert (int(train.sum()), int(val.sum())) == (60, 90)
+
+
 def test_the_same_seed_gives_the_same_split_and_another_seed_another():
     y = torch.arange(2).repeat(100)
     first, again, other = (split.per_class(y, seed)[0] for seed in (0, 0, 1))
