@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import statistics
 import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,7 @@ __all__ = ["Options", "canvas", "over_seeds", "report", "save", "spread", "start
 
 Config = TypeVar("Config", bound="Options")
 
-_used: set[Path] = set()  # the folders of checkpoints of the command that runs
+_used: set[Path] = set()  # the checkpoints of the command that runs
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ class Options:
             True
         """
         folder = self.out / f"{_script()}-{zlib.crc32(repr(self.recipe()).encode()):08x}"
-        _used.add(folder)
-        return folder / ("-".join(map(str, run)).replace(" ", "-") + ".pt")
+        path = folder / ("-".join(map(str, run)).replace(" ", "-") + ".pt")
+        _used.add(path)
+        return path
 
 
 def start(config_class: type[Config], run: Callable[[Config], list[dict]]) -> None:
@@ -103,8 +104,11 @@ def start(config_class: type[Config], run: Callable[[Config], list[dict]]) -> No
         config.json.parent.mkdir(parents=True, exist_ok=True)
         config.json.write_text(json.dumps(rows, indent=1))
         print(f"(results: {config.json})")
-    for folder in _used:
-        shutil.rmtree(folder, ignore_errors=True)
+    for path in _used:  # and no others: another model may be trained beside
+        path.unlink(missing_ok=True)
+        path.with_suffix(".part").unlink(missing_ok=True)
+        with suppress(OSError):
+            path.parent.rmdir()  # if it is empty
 
 
 def _script() -> str:

@@ -126,9 +126,11 @@ def test_other_options_have_other_checkpoints_unless_they_leave_a_run_as_it_is(t
 
 def test_checkpoints_stay_until_all_results_are_written_and_those_of_others_stay(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["sst", "--out", str(tmp_path), "--json", str(tmp_path / "rows.json")])
-    strangers = replace(Options(), out=tmp_path, epochs=7).checkpoint(0)
-    strangers.parent.mkdir()
-    strangers.touch()
+    strangers = [replace(Options(), out=tmp_path, epochs=7).checkpoint(0)]  # of other options,
+    strangers += [replace(Options(), out=tmp_path).checkpoint("another model", 0)]  # and of one that runs beside
+    for path in strangers:
+        path.parent.mkdir()
+        path.touch()
     seen = []
 
     def run(config: Options) -> list[dict]:
@@ -136,6 +138,7 @@ def test_checkpoints_stay_until_all_results_are_written_and_those_of_others_stay
         seen.append(path.exists())
         path.parent.mkdir(exist_ok=True)
         path.touch()
+        path.with_suffix(".part").touch()  # as of a kill while it was written
         if len(seen) == 1:
             raise KeyboardInterrupt
         return [report("a", "b", "c", "d", [1.0], 2.0, None)]
@@ -145,7 +148,14 @@ def test_checkpoints_stay_until_all_results_are_written_and_those_of_others_stay
     assert "sst: stopped; the same command goes on from here" in capsys.readouterr().err
     start(Options, run)
     assert seen == [False, True]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.json", strangers.parent.name]
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {tmp_path / "rows.json", *strangers}
+    for path in strangers:
+        path.unlink()
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        start(Options, run)
+    start(Options, run)
+    assert not strangers[1].parent.exists()  # it is empty now
 
 
 def test_a_picture_is_written_into_a_folder_that_is_made(tmp_path, capsys):
