@@ -132,11 +132,10 @@ class Edges:
         return self.memo[key]
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"memo": {}}
+        return self.__dict__ | {"memo": {}}  # a copy remembers nothing
 
     def to(self, device: Any, non_blocking: bool = False) -> Edges:
         moved = copy.copy(self)
-        moved.memo = {}
         for name in ("src", "order", "rowptr"):
             value = getattr(self, name)
             setattr(moved, name, None if value is None else value.to(device=device, non_blocking=non_blocking))
@@ -263,12 +262,11 @@ class Plan:
         return values if self.node_position is None else values.index_select(0, self.node_position)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"memo": {}}
+        return self.__dict__ | {"memo": {}}  # a copy remembers nothing
 
     def to(self, device: Any, non_blocking: bool = False) -> Plan:
         """The plan on another device; called by ``Batch.to`` when the plan is a field of a batch."""
         moved = copy.copy(self)
-        moved.memo = {}
         for name in ("level", "node_order", "node_position"):
             value = getattr(self, name)
             setattr(moved, name, None if value is None else value.to(device=device, non_blocking=non_blocking))

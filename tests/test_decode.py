@@ -189,6 +189,7 @@ def test_the_same_generator_draws_the_same_text():
     texts = [sample(*model.begin(3), 0, 20, generator=torch.Generator().manual_seed(k)) for k in (0, 0, 1)]
     assert torch.equal(texts[0], texts[1]) and not torch.equal(texts[0], texts[2])
     assert texts[0].shape == (3, 20) and not texts[0].requires_grad
+    assert sample(*model.begin(3), 0, 0).shape == (3, 0)
 
 
 def test_the_best_of_one_is_greedy():

@@ -123,6 +123,10 @@ def test_of_an_lstm_single_fields_can_be_asked_for():
     assert_close(found[5], torch.tensor(2.0, dtype=torch.float64), "h with itself, width 4")
     whole = state_sensitivity(layer, x, CHAIN).norm[0]
     assert (found[:5] < whole[:5]).all()
+    h, c = (field[:, 4:5].detach() for field in layer.states(x, CHAIN))
+    last = mpnn.graphs.chain(1).edge_index
+    step = torch.autograd.functional.jacobian(lambda h: layer(x[5:], last, h0=h, c0=c)[0].flatten(), h)
+    assert_close(found[4], step.norm(), "one step of h alone, at both ends")
 
 
 def test_a_tree_and_a_layer_with_edge_fields_will_do():

@@ -319,11 +319,20 @@ MOVES = {
 def test_a_plan_runs_as_before_after_it_was(move, schedule):
     plan = mpnn.plan(graph_of(5, [(4, 2), (2, 0), (4, 0), (0, 3)]), schedule)
     before, leaves = use(plan)  # fills what it remembers
+    plan.remember("elsewhere", dict), plan.edges[""].remember("elsewhere", dict)
     moved = MOVES[move](plan)
     assert repr(moved) == repr(plan) and everything(moved) == everything(plan) and moved is not plan
+    assert "elsewhere" not in moved.memo and "elsewhere" not in moved.edges[""].memo  # tensors there do not move along
     assert moved.edge_index().tolist() == plan.edge_index().tolist()
     after = Mixed().propagate(moved, x=leaves[0], h=leaves[1], w=leaves[2])
     assert_same(after, before, leaves)
+
+
+def test_sources_and_targets_of_a_bipartite_graph_change_places_in_its_reverse():
+    plan = mpnn.plan(torch.tensor([[0, 2, 2], [1, 0, 1]]), num_nodes=(3, 2))
+    back = plan.reverse
+    assert (back.num_src, back.num_nodes, back.size) == (2, 3, (3, 2)) and back.level.tolist() == [0, 0, 0]
+    assert back.edge_index().tolist() == [[1, 0, 1], [0, 2, 2]] and back.given.tolist() == plan.given.tolist()
 
 
 def test_a_plan_in_a_batch_moves_with_it():
