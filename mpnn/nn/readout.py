@@ -14,7 +14,7 @@ from mpnn.aggr import resolve
 from mpnn.engine.returned import told
 from mpnn.features import check_dense
 from mpnn.graph import check_batch, check_edges
-from mpnn.plan import Plan
+from mpnn.plan import Plan, notes
 
 __all__ = ["EdgeReadout", "GraphReadout", "attention"]
 
@@ -49,7 +49,7 @@ class EdgeReadout(nn.Module):
         x ``(N, F)``, edge_index ``(2, E)``, of any pairs of nodes -> what ``f`` makes of ``(E, F)`` and ``(E, F)``.
 
     Raises:
-        TypeError, ValueError: edge_index is not int64 ``(2, E)``; on a CPU also, an edge leaves the graph.
+        TypeError, ValueError: edge_index is not int64 ``(2, E)``, or an edge leaves the graph.
         ValueError: x is sparse.
 
     Example:
@@ -68,10 +68,18 @@ class EdgeReadout(nn.Module):
         check_dense("EdgeReadout", x)
         if isinstance(edge_index, Plan):
             edge_index = edge_index.edge_index()
-        elif x.is_cpu and not torch.compiler.is_compiling():  # elsewhere it would wait for the device
-            check_edges("EdgeReadout", edge_index, x.shape[0])
+        elif not torch.compiler.is_compiling():
+            _check_once(edge_index, x.shape[0])
         src, dst = edge_index
         return run_part(self, "f", x.index_select(0, src), x.index_select(0, dst))
+
+
+def _check_once(edge_index: Any, num_nodes: int) -> None:
+    """Checks the edges where they are first seen, as planning does, which waits for the device."""
+    known = notes(edge_index) if isinstance(edge_index, Tensor) else {}
+    if ("checked", num_nodes) not in known:
+        check_edges("EdgeReadout", edge_index, num_nodes)
+        known["checked", num_nodes] = True
 
 
 class GraphReadout(nn.Module):
