@@ -75,13 +75,19 @@ class Hooks:
         return [hook for hook in (self.value, self.weight, self.attention) if hook]
 
 
-def _read(name: str, function: Callable, role: Callable[[str], tuple[str, str]]) -> Hook:
-    arguments = []
-    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+def _read(name: str, function: Callable, role: Callable[[str], tuple[str, str]], bound: bool = False) -> Hook:
+    """A hook as its signature tells. ``bound``: there is no ``self`` before its arguments."""
+    arguments, owner = [], getattr(function, "__qualname__", f"{name}, a {type(function).__name__}")
+    for parameter in list(inspect.signature(function).parameters.values())[not bound :]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(
-                f"{function.__qualname__}: takes {parameter}, but hooks are given what their arguments name. "
+                f"{owner}: takes {parameter}, but hooks are given what their arguments name. "
                 "Name each argument: x_j, x_i, edge_attr, ..."
+            )
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            raise TypeError(
+                f"{owner}: takes {parameter.name} by keyword only, but hooks are given their arguments by position. "
+                f"Take the * in front of {parameter.name} away."
             )
         arguments.append(Argument(parameter.name, *role(parameter.name), parameter.default))
     return Hook(name, tuple(arguments))
@@ -117,7 +123,8 @@ def read_hooks(cls: type, base: type) -> Hooks:
 
     def hook(name: str, role) -> Hook | None:
         function = own(name)
-        return _read(name, function, role) if function else None
+        bound = function is not None and isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod))
+        return _read(name, function, role, bound) if function else None
 
     types = tuple(n[len("message_") :] for n in dir(cls) if n.startswith("message_") and callable(getattr(cls, n)))
     message = {t: hook(f"message_{t}", _edge_role) for t in types} or {"": hook("message", _edge_role)}
@@ -128,7 +135,7 @@ def read_hooks(cls: type, base: type) -> Hooks:
         value=value,
         weight=hook("weight", _edge_role),
         attention=hook("attention", _edge_role),
-        update=_read("update", cls.update, _update_role),
+        update=hook("update", _update_role) or _read("update", cls.update, _update_role),
         aggregate=hook("aggregate", lambda name: (name, "edge")),
         edge_update=hook("edge_update", _edge_update_role),
         global_update=hook("global_update", _global_role),

@@ -5,6 +5,7 @@ which runs them over a graph under a schedule.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import index
 from typing import Any
 
 import torch
@@ -163,6 +164,8 @@ class MessagePassing(nn.Module):
             ValueError: a field, or what a hook returns, has not one row for each node or edge; ``update`` returns
                 another width than the state's; the graph is malformed; the plan has another schedule.
         """
+        if num_nodes is not None and type(num_nodes) is not int:
+            num_nodes = self._counted(num_nodes)
         known = again(self, edge_index, num_nodes) if schedule is None else None
         if known is not None and (values := known.of(fields)) is not None:
             return known(self, values)
@@ -216,6 +219,18 @@ class MessagePassing(nn.Module):
                 f"{self._name}: no node field is a tensor, so the number of nodes is unknown; pass num_nodes=."
             )
         return dst[1] if src is None else (src[1], dst[1])
+
+    def _counted(self, num_nodes: Any) -> Size:
+        """Numbers of nodes as Python's own, also of those that come as one number in a tensor or an array."""
+        if torch.compiler.is_compiling():
+            return num_nodes
+        try:
+            return tuple(map(index, num_nodes)) if isinstance(num_nodes, (tuple, list)) else index(num_nodes)
+        except TypeError:
+            raise TypeError(
+                f"{self._name}: num_nodes is {num_nodes!r}; expected an int, or (sources, targets) for two sides. "
+                "Pass x.shape[0]."
+            ) from None
 
     def _plan(self, edge_index: Any, schedule: Any, size: Size, make: Callable = plan_of) -> Any:
         if isinstance(edge_index, Plan):

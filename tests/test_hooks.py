@@ -208,3 +208,41 @@ def test_hooks_are_read_from_signatures_alone():
     made = type("Made", (mpnn.MessagePassing,), {"message": eval("lambda self, x_j: 3 * x_j")})
     assert made().propagate(EDGES, x=torch.ones(3, 1)).flatten().tolist() == [0, 3, 6]
     assert read_hooks(made, mpnn.MessagePassing).node_fields == ("x",)
+
+
+def test_hooks_may_need_no_self():
+    class Static(mpnn.MessagePassing):
+        factor = 3
+
+        @classmethod
+        def message(cls, x_j):
+            return cls.factor * x_j
+
+        @staticmethod
+        def update(x, message):
+            return message - x
+
+    assert Static().propagate(EDGES, x=torch.ones(3, 1)).flatten().tolist() == [-1, 2, 5]
+
+
+@pytest.mark.parametrize("arguments", ["*, x_j", "x_j, *, w=None"])
+def test_arguments_by_keyword_only_are_refused_when_the_class_is_made(arguments):
+    name = arguments.removeprefix("x_j, ").removeprefix("*, ").removesuffix("=None")
+    with pytest.raises(TypeError, match=rf"Bad.message: takes {name} by keyword only.* Take the \* in front of {name}"):
+        exec(f"class Bad(mpnn.MessagePassing):\n    def message(self, {arguments}): return x_j", {"mpnn": mpnn})
+
+
+def test_a_module_in_the_place_of_a_hook_is_refused():
+    with pytest.raises(TypeError, match=r"message, a Linear: takes \*.* Name each argument"):
+        type("Bad", (mpnn.MessagePassing,), {"message": torch.nn.Linear(3, 3)})
+
+
+@pytest.mark.parametrize("count", [3, torch.tensor(3), torch.tensor(3).numpy(), (3, 3), torch.tensor([3, 3]).tolist()])
+def test_the_number_of_nodes_may_come_in_any_kind_of_integer(count):
+    assert Sum().propagate(EDGES, num_nodes=count, x=torch.ones(3, 1)).flatten().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [3.0, "3", (3, None), torch.tensor(3.0)])
+def test_a_number_of_nodes_that_is_none_is_refused(count):
+    with pytest.raises(TypeError, match=r"Sum: num_nodes is .*3.*; expected an int, or \(sources, targets\)"):
+        Sum().propagate(EDGES, num_nodes=count, x=torch.ones(3, 1))

@@ -260,3 +260,15 @@ def test_one_weight_an_edge_may_stand_in_a_column_for_all_heads(kind):
             found.append(kind(lambda x_j: x_j.sum((1, 2))[:, None])(x, edge_index))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_new_values_of_edges_and_graphs_have_their_rows(way):
+    for hook, name, rows in (("edge_update", "message", "6 edges"), ("global_update", "nodes", "1 graphs")):
+        hooks = {f"{hook}": eval(f"lambda self, {name}: self.change({name})")}
+        layer = bad(**hooks)()
+        for change, words in ((lambda v: v.repeat(2, 1), r"shape \(\d+, 3\)"), (lambda v: None, "a NoneType")):
+            layer.change = change
+            expected = f"Bad.{hook} returned {words}, but there are {rows}; expected one row for each"
+            with way_of(way), pytest.raises((ValueError, TypeError), match=expected):
+                run(layer)

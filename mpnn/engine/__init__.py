@@ -15,6 +15,7 @@ packed        chains with a cell that torch has            torch's recurrent ker
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,13 +36,20 @@ __all__ = ["Call", "Result", "again", "choose", "engine", "rowwise", "run"]
 
 WAYS = {"reference": reference, "wavefront": wavefront, "spmm": Products.run, "small": Small.run, "packed": packed}
 
-_forced: str | None = None
-_recompute = False
+
+class _Forced(threading.local):
+    """What ``engine`` asks for in a thread: a way of running, and whether to compute again."""
+
+    way: str | None = None
+    recompute = False
+
+
+_forced = _Forced()
 
 
 @contextmanager
 def engine(name: str, recompute: bool = False) -> Iterator[None]:
-    """Forces one way of running for all passes inside the ``with`` block.
+    """Forces one way of running for all passes inside the ``with`` block, in this thread.
 
     Args:
         name: ``"reference"``, ``"wavefront"``, ``"spmm"``, ``"small"`` or ``"packed"``.
@@ -62,16 +70,16 @@ def engine(name: str, recompute: bool = False) -> Iterator[None]:
         >>> torch.equal(slow, layer(x, edge_index))
         True
     """
-    global _forced, _recompute
     if name not in WAYS:
         raise ValueError(f"engine({name!r}) is unknown; expected {', '.join(map(repr, WAYS))}.")
     if recompute and name != "wavefront":
         raise ValueError(f"engine({name!r}, recompute=True): only 'wavefront' computes again; expected that name.")
-    before, _forced, _recompute = (_forced, _recompute), name, recompute
+    before = _forced.way, _forced.recompute
+    _forced.way, _forced.recompute = name, recompute
     try:
         yield
     finally:
-        _forced, _recompute = before
+        _forced.way, _forced.recompute = before
 
 
 def choose(layer, plan, only: tuple[str, ...] | None = None) -> tuple[str, str]:
@@ -80,7 +88,7 @@ def choose(layer, plan, only: tuple[str, ...] | None = None) -> tuple[str, str]:
     ``only`` are the state fields that are asked for; None stands for those that the layer itself asks for.
     """
     way, obstacle = _pick(layer, plan, only)
-    if _forced:
+    if _forced.way:
         return way, "forced by mpnn.engine"
     if way == "spmm":
         return way, "one level, and messages are a weight times a value: sparse products"
@@ -96,11 +104,12 @@ def choose(layer, plan, only: tuple[str, ...] | None = None) -> tuple[str, str]:
 
 def _pick(layer, plan, only: tuple[str, ...] | None) -> tuple[str, str | None]:
     """The way of running, and what is in the way of a faster one."""
-    if _forced is None and not_small(layer, plan, only) is None:
+    forced = _forced.way
+    if forced is None and not_small(layer, plan, only) is None:
         return "small", None
-    way = _forced or ("spmm" if layer.kernel() is None else "packed")
+    way = forced or ("spmm" if layer.kernel() is None else "packed")
     obstacle = LIMITS[way](layer, plan, only) if way in LIMITS else None
-    if obstacle and _forced:
+    if obstacle and forced:
         raise ValueError(
             f"engine({way!r}) cannot run {type(layer).__name__}: {obstacle}. Use 'wavefront' or 'reference'."
         )
@@ -123,7 +132,7 @@ LIMITS = {"spmm": _not_spmm, "small": not_small, "packed": not_packed}  # of the
 
 def again(layer, graph: Any, num_nodes: Size | None) -> Prepared | None:
     """What ran the last such call, if it was prepared for more of them and the graph is what it was."""
-    if _forced or torch.compiler.is_compiling():
+    if _forced.way or torch.compiler.is_compiling():
         return None
     return notes(graph).get(key(layer, num_nodes))
 
@@ -133,4 +142,4 @@ def run(call: Call) -> Result:
     way = _pick(call.layer, call.plan, call.only)[0]
     if way != "packed":  # where chains start is all that torch's kernels ask
         call.start()
-    return wavefront(call, _recompute) if way == "wavefront" else WAYS[way](call)
+    return wavefront(call, _forced.recompute) if way == "wavefront" else WAYS[way](call)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mpnn.aggr import reduce
 from mpnn.engine.call import Call, Result, call_hook, each
+from mpnn.engine.returned import check_rows
 from mpnn.hooks import MISSING, Argument
 
 
@@ -36,7 +37,9 @@ def edge_values(call: Call, result: Result, kind: str) -> Any:
             return result.messages[kind]
         return call.value(hook, argument, kind) if argument.role == "edge" else at_end(argument)
 
-    return call_hook(call.layer, hook, [given(argument) for argument in hook.arguments])
+    new = call_hook(call.layer, hook, [given(argument) for argument in hook.arguments])
+    check_rows(call.layer, "edge_update", new, len(src), "edges")
+    return new
 
 
 def graph_values(call: Call, nodes: Any, edges: dict[str, Any]) -> Any:
@@ -59,4 +62,6 @@ def graph_values(call: Call, nodes: Any, edges: dict[str, Any]) -> Any:
     given["nodes"] = pooled(nodes, batch)
     by_kind = {kind: pooled(v, batch.index_select(0, call.plan.edge_index(kind)[1])) for kind, v in edges.items()}
     given["edges"] = by_kind if len(by_kind) > 1 else next(iter(by_kind.values()), None)
-    return call_hook(call.layer, hook, [given[a.name] for a in hook.arguments])
+    new = call_hook(call.layer, hook, [given[a.name] for a in hook.arguments])
+    check_rows(call.layer, "global_update", new, graphs, "graphs")
+    return new

@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 def check_rows(layer, hook: str, values: Any, count: int, what: str) -> None:
-    """Raises unless a hook gave a tensor, or a tuple of tensors, with a row for each of ``count`` edges or nodes."""
+    """Raises unless a hook gave a tensor, or a tuple of tensors, with a row for each edge, node or graph."""
     if isinstance(values, tuple):
         for value in values:
             check_rows(layer, hook, value, count, what)
     elif not isinstance(values, Tensor) or not values.dim() or values.shape[0] != count:
-        there = f"there are {count} edges" if what == "edges" else f"{count} nodes fire"
+        there = f"{count} nodes fire" if what == "nodes" else f"there are {count} {what}"
         raise _kind(values)(
             f"{_name(layer)}.{hook} returned {told(values)}, but {there}; expected one row for each. "
             f"Return a tensor ({count}, ...), or several as a tuple."
