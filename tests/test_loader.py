@@ -102,3 +102,8 @@ def test_options_of_torch_geometric_are_kept(workers):
     for batch in DataLoader(given, batch_size=2, schedule="topological", **options):
         assert torch.equal(batch.level_batch, batch.batch) and "note" not in batch
         assert batch.plan.num_nodes == len(batch.x)
+
+
+def test_an_unknown_schedule_is_refused_before_the_first_batch():
+    with pytest.raises(ValueError, match="schedule='topo' is unknown; expected 'synchronous', 'topological'"):
+        DataLoader(graphs(2), schedule="topo")

@@ -89,14 +89,16 @@ def csr_arrays(matrix, key):
 
 def test_gnn_benchmark_makes_edges_undirected_without_self_loops_and_counts_binary():
     adjacency = np.array([[0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
-    words = np.array([[0, 3], [1, 0], [0, 0], [2, 2]])
+    words = np.array([[0, 3, 0], [1, 0, 0], [0, 0, 0], [2, 2, 0]])  # the last one is in no node
     arrays = {**csr_arrays(adjacency, "adj"), **csr_arrays(words, "attr"), "labels": np.array([0, 1, 1, 0])}
+    arrays |= {"attr_data": np.array([3, 1, 0, 2, 2]), "attr_indices": np.array([1, 0, 0, 0, 1])}  # a 0 is written down
+    arrays["attr_indptr"] = np.array([0, 1, 2, 3, 5])
     data = parse.gnn_benchmark(arrays)
     assert sorted(data.edge_index.t().tolist()) == [[0, 1], [1, 0], [1, 2], [2, 1]]
-    assert data.x.tolist() == [[0, 1], [1, 0], [0, 0], [1, 1]]
+    assert data.x.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 0]]
     assert data.y.tolist() == [0, 1, 1, 0] and data.num_nodes == 4
     shares = parse.gnn_benchmark(arrays, normalize="row", sparse=True).x
-    assert shares.layout == torch.sparse_csr and shares.to_dense()[3].tolist() == [0.5, 0.5]
+    assert shares.layout == torch.sparse_csr and shares.to_dense()[3].tolist() == [0.5, 0.5, 0]
 
 
 def test_heterophilous_adds_reverse_edges_and_keeps_one_column_a_split():
@@ -124,6 +126,8 @@ def test_tu_numbers_nodes_within_each_graph_and_drops_self_loops():
     assert first.edge_index.tolist() == [[0, 1], [1, 0]]
     assert second.edge_index.tolist() == [[0, 1], [1, 0]]
     assert (first.num_nodes, second.num_nodes) == (3, 2)  # node 3 has no edge and is kept
+    *_, third = parse.tu(TU | {"graph_labels": "1\n-1\n1\n"})
+    assert third.num_nodes == 0 and third.edge_index.shape == (2, 0)
 
 
 def test_tu_features_are_attributes_then_one_hot_labels():
