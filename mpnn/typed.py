@@ -15,6 +15,7 @@ from torch import Tensor
 from mpnn import schedule as schedules
 from mpnn.engine import Call, run
 from mpnn.engine.call import tuple_of
+from mpnn.engine.returned import check_rows
 from mpnn.graph import EdgeType, in_order
 from mpnn.hooks import MISSING, Argument, Hook, Hooks, _edge_role, _read, _update_role
 from mpnn.kernels import permute
@@ -220,6 +221,7 @@ class HeteroMessagePassing(MessagePassing):
                 continue
             arguments = [self._own(hook, a, kind, own, turn, place) for a in hook.arguments]
             new.append(tuple_of(getattr(self, hook.name)(*arguments)))
+            check_rows(self, hook.name, new[-1], counts[k], "nodes")
         return _together(self._name, [kind for kind, *_ in firing], new, counts)
 
     def _own(self, hook: Hook, argument: Argument, kind: str, own: dict, turn: _Turn, place: list[int]) -> Any:

@@ -272,3 +272,24 @@ def test_new_values_of_edges_and_graphs_have_their_rows(way):
             expected = f"Bad.{hook} returned {words}, but there are {rows}; expected one row for each"
             with way_of(way), pytest.raises((ValueError, TypeError), match=expected):
                 run(layer)
+
+
+@pytest.mark.parametrize("kind", ["a", "b"])
+@pytest.mark.parametrize("name", ["nothing", "a list", "a number", "double rows", "no rows"])
+def test_the_update_of_a_type_of_nodes_is_named(name, kind):
+    class Typed(mpnn.HeteroMessagePassing):
+        state, schedule, hidden_features = "h", "topological", WIDTH
+
+        def message(self, h_j):
+            return h_j
+
+        def update_a(self, x):
+            return UPDATES[name][0](x) if kind == "a" else x
+
+        def update_b(self, x, message):
+            return UPDATES[name][0](x + message) if kind == "b" else x
+
+    x = {"a": torch.ones(2, WIDTH), "b": torch.ones(2, WIDTH)}
+    edges = {("a", "to", "b"): torch.tensor([[0, 1], [0, 1]])}
+    with pytest.raises((TypeError, ValueError), match=rf"Typed.update_{kind} returned .*, but 2 nodes fire; expected"):
+        Typed().propagate(edges, x=x)
