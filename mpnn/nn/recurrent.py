@@ -132,7 +132,9 @@ class Recurrent(MessagePassing):
 
     def weights(self, layer: int, way: str) -> Weights:
         """The weights of a layer in one direction."""
-        return Weights(*[getattr(self, f"{name}_l{layer}{way}") for name in WEIGHTS])
+        own = self._parameters  # asked first: a module looks for attributes of its class before
+        names = [f"{name}_l{layer}{way}" for name in WEIGHTS]
+        return Weights(*[own[name] if name in own else getattr(self, name) for name in names])
 
     def inputs(self, x: Tensor, w: Weights) -> Tensor:
         """The products with x and all biases, for all nodes at once."""
