@@ -1,4 +1,4 @@
-r"""Four graphs, one engine: a network, chains, trees and pictures, in under three minutes and without a download.
+r"""Four graphs, one engine: a network, chains, trees and pictures, in about a minute and without a download.
 
 1. A two-layer GCN learns the two sides of Zachary's karate club from one member of each; all nodes fire at once.
 2. An LSTM keeps the first symbol of a chain over a delay; ``topological`` is left to right.
