@@ -3,8 +3,7 @@
 The chains stand side by side, longest first, a step a row of the block. Where many of them have ended, a new and
 narrower block begins, which takes the state over: so rows that belong to no node are few, whatever the lengths, and a
 single long chain beside many short ones costs no memory. A chain of the reverse pass starts at its last node, so the
-backward direction needs no turning: it is the same thing on the reverse plan. All is ordinary autograd: a function of
-our own would cost more than it saves where chains are few, and so derivatives are as many as torch's kernels have.
+backward direction needs no turning: it is the same thing on the reverse plan.
 """
 
 from __future__ import annotations
@@ -15,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpnn import kernels
 from mpnn.engine.call import Call, Result
 from mpnn.plan import Plan, Reverse
 from mpnn.schedule import topological
 
+PATH = "torch's recurrent kernels"
 DTYPES = (torch.float32, torch.float64)
 CELL = ("update", "message", "aggregate", "edge_update", "global_update", "inputs", "weights")
 FALL = 0.65  # a new block begins where the width has fallen below this part,
@@ -37,6 +38,7 @@ class Chains:
         blocks: steps and chains of each block.
         first ``(B,)``: the node that each chain starts with.
         place ``(N,)``: the row of each node, over all blocks; None if nodes stand in their own order.
+        node ``(R,)``: the node of each row, N if it belongs to none; None if place is None.
         read ``(R,)``: the node that each row reads its input from: its own, or the last of the chain that has ended
             there, so that what is no node's depends on no other chain; None if place is None.
     """
@@ -47,6 +49,7 @@ class Chains:
     blocks: list[tuple[int, int]]
     first: Tensor
     place: Tensor | None
+    node: Tensor | None
     read: Tensor | None
 
     @property
@@ -128,10 +131,10 @@ def _placed(column: np.ndarray, step: np.ndarray, length: np.ndarray, blocks: li
     rows[place] = node
     first = torch.from_numpy(rows[: length.size]).to(device)
     if total == count and (place == node).all():
-        return Chains(column, step, length, blocks, first, None, None)
+        return Chains(column, step, length, blocks, first, None, None, None)
     last = rows[begin[length - 1] + np.arange(length.size)]
     read = np.where(rows < count, rows, last[np.arange(total) - np.repeat(begin[:-1], widths)])
-    return Chains(column, step, length, blocks, first, *(torch.from_numpy(v).to(device) for v in (place, read)))
+    return Chains(column, step, length, blocks, first, *(torch.from_numpy(v).to(device) for v in (place, rows, read)))
 
 
 def _host(values: Tensor) -> np.ndarray:
@@ -211,16 +214,56 @@ def packed(call: Call) -> Result:
 
 def _spread(x: Tensor, found: Chains) -> list[Tensor]:
     """The rows of nodes in blocks ``(steps, width, F)``."""
-    rows = x if found.read is None else x.index_select(0, found.read)
-    parts = rows.split(found.sizes) if len(found.blocks) > 1 else [rows]
-    return [part.view(steps, width, -1) for part, (steps, width) in zip(parts, found.blocks)]
+    if found.place is not None:
+        x = _Spread.apply(x, found) if x.requires_grad else x.index_select(0, found.read)
+    return _in_blocks(x, found)
 
 
 def _collect(blocks: list[Tensor], found: Chains) -> Tensor:
     """The rows of nodes, from the blocks."""
-    parts = [block.view(-1, block.shape[2]) for block in blocks]
-    rows = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return rows if found.place is None else rows.index_select(0, found.place)
+    if found.place is not None:
+        return _Collect.apply(found, *blocks)
+    rows = _in_rows(blocks)
+    if rows.requires_grad:
+        rows.register_hook(lambda _: kernels.refuse_double_backward(PATH))
+    return rows
+
+
+def _in_blocks(rows: Tensor, found: Chains) -> list[Tensor]:
+    parts = rows.split(found.sizes) if len(found.blocks) > 1 else [rows]
+    return [part.view(steps, width, -1) for part, (steps, width) in zip(parts, found.blocks)]
+
+
+def _in_rows(blocks: list[Tensor]) -> Tensor:
+    rows = [block.view(-1, block.shape[2]) for block in blocks]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, found):
+        ctx.found = found
+        return x.index_select(0, found.read)
+
+    @staticmethod
+    def backward(ctx, grad):
+        kernels.refuse_double_backward(PATH)
+        return grad.index_select(0, ctx.found.place), None
+
+
+class _Collect(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, found, *blocks):
+        ctx.found = found
+        return _in_rows(blocks).index_select(0, found.place)
+
+    @staticmethod
+    def backward(ctx, grad):
+        """0 in rows of no node, taken from one more row than there are nodes."""
+        kernels.refuse_double_backward(PATH)
+        node = ctx.found.node
+        more = grad if node.shape == grad.shape[:1] else torch.cat([grad, grad.new_zeros(1, grad.shape[1])])
+        return None, *_in_blocks(more.index_select(0, node), ctx.found)
 
 
 def _run(layer, block: Tensor, state: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:
