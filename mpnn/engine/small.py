@@ -51,7 +51,8 @@ class Small(Prepared):
     def aggregated(self, layer, values: list) -> Tensor | tuple[Tensor, ...]:
         if self.message is not None:
             sent = layer.message(*values[self.message])
-            check_rows(layer, "message", sent, self.segment.num_edges, "edges")
+            if type(sent) is not Tensor or not sent.dim() or sent.shape[0] != self.segment.num_edges:
+                check_rows(layer, "message", sent, self.segment.num_edges, "edges")
             return each(self.reduce, sent)
         given = {name: values[part] for name, part in self.parts.items()}
         return self.reduce(messages(layer, layer.hooks, "", given, self.segment))
