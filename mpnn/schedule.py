@@ -217,12 +217,18 @@ def get(schedule: str | Schedule | Tensor | Mapping[str, Tensor]) -> Schedule:
     if isinstance(schedule, (Tensor, Mapping)):
         return by(schedule)
     known = {"synchronous": synchronous, "topological": topological, "coloured": coloured}
-    if schedule not in known:
-        raise ValueError(
-            f"schedule={schedule!r} is unknown; expected 'synchronous', 'topological', 'coloured', a tensor of levels, "
-            "or a schedule such as mpnn.schedule.ordered(priority) or mpnn.schedule.by(values)."
-        )
-    return known[schedule]
+    if isinstance(schedule, str) and schedule in known:
+        return known[schedule]
+    expected = (
+        "expected 'synchronous', 'topological', 'coloured', a tensor of levels, or a schedule such as "
+        "mpnn.schedule.ordered(priority) or mpnn.schedule.by(values)."
+    )
+    if isinstance(schedule, str):
+        raise ValueError(f"schedule={schedule!r} is unknown; {expected}")
+    raise TypeError(
+        f"schedule is a {type(schedule).__name__}; {expected} Levels of your own, a list, an array or what a function "
+        "gives, are torch.as_tensor(levels)."
+    )
 
 
 def _colours(src: Tensor, dst: Tensor, num_nodes: int) -> Tensor:

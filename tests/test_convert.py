@@ -382,6 +382,21 @@ def test_a_function_that_gives_none_or_text_is_named_with_its_node():
         from_networkx(table({"a": 1, "b": 2}), x=lambda node: node)
 
 
+def test_an_error_of_a_function_names_what_it_was_called_with():
+    graph = nx.MultiDiGraph()
+    graph.add_nodes_from([("a", {"age": 3}), ("b", {})])
+    graph.add_edge("a", "b", key=7)
+    with pytest.raises(KeyError) as told:
+        from_networkx(graph, x=lambda node: graph.nodes[node]["age"])
+    assert told.value.__notes__ == ["from_networkx: raised by the function x=, called with ('b')."]
+    with pytest.raises(TypeError) as told:
+        from_networkx(graph, edge_weight=lambda edge: 1.0)
+    assert told.value.__notes__ == ["from_networkx: raised by the function edge_weight=, called with ('a', 'b', 7)."]
+    with pytest.raises(KeyError) as told:
+        from_networkx(graph, node_type={"a": "letter"}.__getitem__)
+    assert told.value.__notes__ == ["from_networkx: raised by the function node_type=, called with ('b')."]
+
+
 def test_fill_stands_in_for_missing_and_none_but_not_for_text():
     graph = table({"a": 2, "b": ..., "c": None})
     assert from_networkx(graph, x="feat", fill=-1).x.tolist() == [2, -1, -1]

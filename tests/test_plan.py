@@ -5,6 +5,7 @@ import pickle
 import sys
 import weakref
 
+import networkx as nx
 import pytest
 import torch
 from compare import assert_same
@@ -92,6 +93,13 @@ def test_what_is_no_tensor_is_refused(edge_index):
         mixed(edge_index)
     with pytest.raises(TypeError, match="Relational.*edge type 'far'.*edge_index is a list"):
         Relational().propagate({"near": EDGES, "far": [[0], [1]]}, x=torch.ones(4, 2))
+
+
+def test_a_container_in_the_place_of_its_edges_is_told_the_way_out():
+    with pytest.raises(TypeError, match=r"GCN: edge_index is a Data; expected an int64 tensor.*Pass data.edge_index"):
+        mpnn.nn.GCN(2, 2)(torch.ones(4, 2), Data(edge_index=EDGES, num_nodes=4))
+    with pytest.raises(TypeError, match=r"EdgeReadout: .* is a Graph; .*mpnn.from_networkx\(graph\).edge_index"):
+        mpnn.nn.EdgeReadout(torch.nn.CosineSimilarity())(torch.ones(4, 2), nx.path_graph(4))
 
 
 def test_a_bipartite_edge_index_is_checked_at_both_ends():

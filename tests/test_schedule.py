@@ -4,6 +4,7 @@ import time
 from unittest import mock
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from compare import assert_same
@@ -348,6 +349,10 @@ def test_values_that_do_not_fit_the_graph_are_refused(make):
 def test_unknown_schedules_and_unknown_sizes_are_refused():
     with pytest.raises(ValueError, match="'toplogical' is unknown; expected 'synchronous', 'topological', 'coloured'"):
         mpnn.schedule.get("toplogical")
+    for levels in ([0, 1], np.arange(2), lambda edge_index, num_nodes: torch.arange(2)):
+        what = rf"schedule is a {type(levels).__name__}; expected .*a tensor of levels.*torch.as_tensor\(levels\)"
+        with pytest.raises(TypeError, match=what):
+            mpnn.nn.GRU(1, 1)(torch.ones(2, 1), torch.tensor([[0], [1]]), schedule=levels)
     with pytest.raises(ValueError, match="topological: num_nodes is not known"):
         topological(torch.tensor([[0], [1]]))
     with pytest.raises(TypeError, match="a list holds no edge_index"):

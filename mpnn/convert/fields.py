@@ -45,9 +45,19 @@ class Rows:
         """How many these are, where the two directions of an undirected edge, which share their attributes, are one."""
         return f"{len({id(self.attrs[row]) for row in rows})} of {len(set(map(id, self.attrs)))}"
 
-    def values(self, source: Any) -> list:
+    def values(self, source: Any, asked: str) -> list:
         """What a function gives for each, or the attribute of that name, None where there is none."""
-        return list(map(source, *self.names)) if callable(source) else [attrs.get(source) for attrs in self.attrs]
+        if not callable(source):
+            return [attrs.get(source) for attrs in self.attrs]
+        values: list = []
+        try:
+            for value in map(source, *self.names):
+                values.append(value)
+        except Exception as error:  # the function's own
+            called = ", ".join(map(repr, self.name(len(values))))
+            error.add_note(f"from_networkx: raised by the function {asked}=, called with ({called}).")
+            raise
+        return values
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ def _side_by_side(request: Request, rows: Rows, names: list) -> tuple[Tensor, tu
 
 def _column(request: Request, rows: Rows, source: Any) -> tuple[Tensor, Column]:
     """The values of one attribute, or of a function, as a tensor with a row each."""
-    values = rows.values(source)
+    values = rows.values(source, request.field)
     missing = [row for row, value in enumerate(values) if value is None]
     if missing and request.fill is None:
         raise _missing(request, rows, source, missing)

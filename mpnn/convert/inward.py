@@ -152,7 +152,7 @@ def _types(rows: Rows, source: Any, keyword: str) -> list[str] | None:
     """The type of every node or edge; None if none is asked for."""
     if source is None:
         return None
-    kinds = rows.values(source)
+    kinds = rows.values(source, keyword)
     bad = [row for row, kind in enumerate(kinds) if not isinstance(kind, str)]
     if bad:
         owner = keyword.removesuffix("_type")
