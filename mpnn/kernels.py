@@ -59,6 +59,11 @@ def shaped(rows: Tensor, like: Tensor) -> Tensor:
     return rows if like.dim() == 2 else rows.view(rows.shape[0], *like.shape[1:])
 
 
+def addends(values: Tensor, whole: torch.dtype = torch.int64) -> Tensor:
+    """Values as they are added up: whole numbers (and bool) as int64, which ``torch.sum`` makes of them, or as told."""
+    return values if values.is_floating_point() or values.is_complex() else values.to(whole)
+
+
 def csr(rowptr: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     """A sparse matrix of parts that are known to be right;
     torch's notice that such tensors are young is not passed on.
@@ -96,6 +101,9 @@ def _product(edges: Edges, matrix: tuple[Tensor, Tensor], weight: Tensor | None,
     if not width:  # a bag of rows without columns is refused on some processors
         return x.new_zeros(rowptr.shape[0] - 1, 0)
     weight = None if weight is None else weight.detach()
+    if x.dtype is torch.int64:  # of which torch has neither
+        rows = weigh(weight, x.index_select(0, col))
+        return x.new_zeros(edges.num_dst, width).index_add_(0, edges.dst, rows)
     if device == "cpu" and x.shape[0] and _in_bags(x.dtype, width, col.shape[0], weight is None):
         rows = x.detach().contiguous()  # sum (mode 0) of weighted rows; the last offset ends the last bag
         return torch.embedding_bag(rows, col, rowptr, False, 0, False, weight, True)[0]
@@ -312,6 +320,7 @@ def attend(edges: Edges | Loose, score: Tensor, value: Tensor) -> Tensor:
     Returns:
         ``(N_dst, ...)``; 0 for a node without edges.
     """
+    value = addends(value, score.dtype)
     if isinstance(edges, Loose):
         return weighted_sum(edges, softmax(edges, score), value)
     if score.dim() == 2:
@@ -328,8 +337,9 @@ def weighted_sum(edges: Edges | Loose, weight: Tensor | None, value: Tensor) -> 
         value: ``(N_src, ...)``, or ``(N_src, K, F)`` with heads.
 
     Returns:
-        ``(N_dst, ...)``; 0 for a node without edges.
+        ``(N_dst, ...)``; 0 for a node without edges. Of whole numbers with such weights or none, int64.
     """
+    value = addends(value, torch.int64 if weight is None else torch.promote_types(weight.dtype, torch.int64))
     if isinstance(edges, Loose):
         return segment_sum(edges, weigh(weight, value.index_select(0, edges.src)))
     if weight is not None:
@@ -343,6 +353,9 @@ def weighted_mean(edges: Edges | Loose, weight: Tensor | None, value: Tensor) ->
     """``weighted_sum`` over the number of edges into each node; 0 for a node without edges."""
     if weight is None and not isinstance(edges, Loose) and _divides(edges, value):
         return shaped(_WeightedSum.apply(None, flat(value), edges, degree(edges, value)[:, None]), value)
+    if not value.is_floating_point():
+        total = weighted_sum(edges, weight, value)
+        return total / degree(edges, total).view(-1, *(1,) * (total.dim() - 1))
     mean = mean_weight(edges, value)
     return weighted_sum(edges, mean if weight is None else weigh(mean, weight), value)
 

@@ -60,7 +60,8 @@ class MessagePassing(nn.Module):
             networks.
         value: the node field that travels in the structured form.
         aggr: ``"sum"``, or any aggregation of ``torch_geometric.nn.aggr`` by name or object, applied to every message.
-            Those whose result for a node depends on other nodes of the batch are refused.
+            Those whose result for a node depends on other nodes of the batch are refused. Sums of whole numbers and of
+            bool are int64, as in ``torch.sum``.
         schedule: used where ``propagate`` is not given one.
         readout: the aggregation that pools ``nodes`` and ``edges`` for ``global_update``.
         attention_dropout: probability to drop an attention weight in training.

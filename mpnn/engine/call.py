@@ -14,7 +14,7 @@ from mpnn.aggr import reduce
 from mpnn.engine.returned import Field, check_initial, check_rows, check_state, check_weight, told
 from mpnn.graph import Size, check_batch
 from mpnn.hooks import MISSING, Argument, Hook
-from mpnn.kernels import flat, shaped, weigh
+from mpnn.kernels import addends, flat, shaped, weigh
 
 
 class Rowwise:
@@ -224,7 +224,8 @@ def aggregate(layer, kind: str, sent: Any, segment) -> Any:
         check_rows(layer, "aggregate", got, segment.num_nodes, "nodes")
         return got
     if layer.aggr in ("sum", "mean"):
-        return each(getattr(segment, layer.aggr), sent)
+        whole = torch.int64 if layer.aggr == "sum" else torch.get_default_dtype()
+        return each(lambda m: getattr(segment, layer.aggr)(addends(m, whole)), sent)
     return each(lambda m: _with_module(layer.aggr_module, m, segment), sent)
 
 

@@ -66,6 +66,7 @@ class Few:
         self.num_nodes, self.num_edges = edges.num_dst, len(edges)
 
     def sum(self, values: Tensor) -> Tensor:
+        values = kernels.addends(values)
         if values.requires_grad or values.numel() > SHORT or not values.is_floating_point():
             return values.new_zeros(self.num_nodes, *values.shape[1:]).index_add(0, self.index, values)
         return torch.segment_reduce(values, "sum", offsets=self.rowptr)  # the same, in the same order
@@ -77,4 +78,4 @@ class Few:
 
     def mean(self, values: Tensor) -> Tensor:
         total = self.sum(values)
-        return total / kernels.degree(self.edges, values).view(-1, *(1,) * (total.dim() - 1))
+        return total / kernels.degree(self.edges, total).view(-1, *(1,) * (total.dim() - 1))
