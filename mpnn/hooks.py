@@ -22,7 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
 MISSING = inspect.Parameter.empty
+NAMES = ("message", "weight", "attention", "aggregate", "update", "edge_update", "global_update")
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,21 @@ def read_hooks(cls: type, base: type) -> Hooks:
             "'weight * value_j' that is used where message is not defined. Define one or the other."
         )
     return _with_node_fields(hooks, cls.state)
+
+
+def check_own(cls: type, name: str, value: Callable) -> None:
+    """Raises if what is set on an object of the class is taken for one of its hooks. A module may have the name of a
+    hook that the class has not."""
+    defined = callable(getattr(cls, name, None))
+    by_type = defined and name.startswith(("message_", "update_"))
+    if not (by_type or name in NAMES) or (isinstance(value, nn.Module) and not defined):
+        return
+    given = getattr(value, "__name__", f"a {type(value).__name__}")
+    raise TypeError(
+        f"{cls.__name__}: {name} is set to {given} on an object; expected hooks on the class, which alone is read "
+        f"for their arguments. Define {name} in a subclass, class My{cls.__name__}({cls.__name__}), or, if it is "
+        "no hook, give it another name."
+    )
 
 
 def _with_node_fields(hooks: Hooks, state: tuple[str, ...]) -> Hooks:

@@ -17,7 +17,7 @@ from mpnn.engine import Call, again, run
 from mpnn.engine.after import edge_values, graph_values
 from mpnn.engine.call import Rowwise
 from mpnn.graph import Size
-from mpnn.hooks import Hooks, read_hooks
+from mpnn.hooks import Hooks, check_own, read_hooks
 from mpnn.kernels import Loose
 from mpnn.plan import Plan, cached_plan
 from mpnn.plan import plan as plan_of
@@ -109,6 +109,11 @@ class MessagePassing(nn.Module):
             self.readout, self.readout_module = resolve(
                 type(self).__name__, self.readout if readout is None else readout
             )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if callable(value):
+            check_own(type(self), name, value)
+        super().__setattr__(name, value)
 
     def update(self, message):
         """The new state of a node; unless redefined, what it was sent."""

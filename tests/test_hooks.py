@@ -246,3 +246,27 @@ def test_the_number_of_nodes_may_come_in_any_kind_of_integer(count):
 def test_a_number_of_nodes_that_is_none_is_refused(count):
     with pytest.raises(TypeError, match=r"Sum: num_nodes is .*3.*; expected an int, or \(sources, targets\)"):
         Sum().propagate(EDGES, num_nodes=count, x=torch.ones(3, 1))
+
+
+def test_a_hook_that_is_set_on_an_object_is_refused():
+    class Typed(mpnn.MessagePassing):
+        def message_up(self, x_j):
+            return x_j
+
+    words = r"on an object; expected hooks on the class.* Define {} in a subclass, class My{}\({}\), or, "
+    for layer, name in [(Sum(), "message"), (Sum(), "update"), (Typed(), "message_up"), (Sum(), "attention")]:
+        kind = type(layer).__name__
+        with pytest.raises(TypeError, match=f"{kind}: {name} is set to <lambda> {words.format(name, kind, kind)}"):
+            setattr(layer, name, lambda z_j, w: w * z_j)
+    with pytest.raises(TypeError, match="Sum: message is set to a Linear on an object"):
+        Sum().message = torch.nn.Linear(1, 1)
+    with pytest.raises(TypeError, match="GCN: message is set to <lambda>"):
+        mpnn.nn.GCN(2, 2).message = lambda x_j: x_j
+
+
+def test_what_is_no_hook_may_have_the_name_of_one():
+    layer = Sum()
+    layer.attention, layer.weight = torch.nn.Linear(1, 1), torch.nn.Parameter(torch.ones(1))
+    layer.message_maker, layer.hidden_features = torch.tanh, 3
+    assert layer.propagate(EDGES, x=torch.ones(3, 1)).flatten().tolist() == [0, 1, 2]
+    assert {name for name, _ in layer.named_parameters()} == {"weight", "attention.weight", "attention.bias"}
