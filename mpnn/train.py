@@ -151,6 +151,7 @@ def fit(
 
     Raises:
         FloatingPointError: the loss is nan or infinite; the message names the epoch.
+        ValueError: the checkpoint is of another model, optimizer or number of schedulers; the message names its file.
 
     Example:
         >>> model, x = nn.Linear(1, 1), torch.ones(4, 1)
@@ -254,13 +255,28 @@ def _save(path: Path, engine, model, optimizer, schedulers, best_state, result: 
 
 
 def _resume(path: Path, model, optimizer, schedulers, best_state, result: Fit) -> tuple[int, int]:
-    saved = torch.load(path, weights_only=True)
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    for scheduler, state in zip(schedulers, saved["schedulers"], strict=True):
-        scheduler.load_state_dict(state)
+    try:
+        saved = torch.load(path, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        _check_options(optimizer)
+        for scheduler, state in zip(schedulers, saved["schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+    except Exception as error:  # torch's own, which says what differs, but not where
+        raise ValueError(
+            f"fit: the checkpoint {path} is not of this run; expected the state of this model, its optimizer and its "
+            "schedulers. Delete it, or pass another checkpoint=, to a script another --out. "
+            f"{type(error).__name__}: {error}"
+        ) from error
     best_state.update(saved["best_state"])
     result.best, result.history, result.epochs = saved["best"], saved["history"], saved["epoch"]
     result.seconds, result.examples = saved["seconds"], saved["examples"]
     torch.set_rng_state(saved["random"])
     return saved["waited"], saved["epoch"]
+
+
+def _check_options(optimizer: torch.optim.Optimizer) -> None:
+    """Raises if the optimizer has been given the options of one of another kind, which torch lets pass."""
+    for group in optimizer.param_groups:
+        if lost := optimizer.defaults.keys() - group.keys():
+            raise ValueError(f"there is no {', '.join(sorted(lost))} for {type(optimizer).__name__}")

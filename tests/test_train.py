@@ -72,6 +72,45 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert torch.equal(parameters(task["model"]), before)
 
 
+def larger():
+    return {"model": nn.Sequential(nn.Linear(3, 9), nn.Dropout(0.5), nn.Linear(9, 1))}
+
+
+def other_optimizer():
+    model = problem()["model"]
+    return {"model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.1), "schedulers": []}
+
+
+def fewer_parameters():
+    model = problem()["model"]
+    return {"model": model, "optimizer": torch.optim.Adam(model[0].parameters(), 0.1)}
+
+
+OTHERS = {
+    "a larger model": (larger, r"size mismatch for 0.weight: .*\[8, 3\].*\[9, 3\]"),
+    "another model": (lambda: {"model": nn.Linear(3, 1)}, r"Missing key\(s\) in state_dict: \"weight\", \"bias\""),
+    "another optimizer": (other_optimizer, "there is no dampening, momentum for SGD"),
+    "fewer parameters": (fewer_parameters, "parameter group that doesn't match the size"),
+    "no scheduler": (lambda: {"schedulers": []}, "argument 2 is longer"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_checkpoint_of_another_run_names_its_file_and_what_differs(name, tmp_path):
+    path, (other, differs) = tmp_path / "run.pt", OTHERS[name]
+    fit(**problem(), epochs=2, checkpoint=path)
+    with pytest.raises(ValueError, match=rf"(?s)checkpoint {path} is not of this run.*Delete it, or.*--out.*{differs}"):
+        fit(**problem() | other(), epochs=3, checkpoint=path)
+
+
+@pytest.mark.parametrize("content", [{"model": {}}, None])
+def test_a_file_that_is_no_checkpoint_is_named(content, tmp_path):
+    path = tmp_path / "run.pt"
+    path.write_text("text") if content is None else torch.save(content, path)
+    with pytest.raises(ValueError, match=f"the checkpoint {path} is not of this run; .* Delete it, or"):
+        fit(**problem(), epochs=3, checkpoint=path)
+
+
 def test_short_epochs_are_saved_once_a_second_and_the_last_one_always(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(mpnn.train.time, "perf_counter", lambda: clock[0])
