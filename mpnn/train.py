@@ -108,6 +108,17 @@ def seed_all(seed: int) -> None:
     manual_seed(seed)
 
 
+class _Metrics(dict):
+    """What an evaluation gave, for the rules that go by it."""
+
+    def __missing__(self, name: str) -> float:
+        given = f"only {', '.join(map(repr, self))}" if self else "nothing"
+        raise ValueError(
+            f"fit: the metric {name!r} is asked for, but evaluate returned {given}. Return {name!r} too, or pass "
+            "better=, a rule that goes by what there is, as lambda new, best: new['loss'] < best['loss']."
+        )
+
+
 def _higher(new: dict[str, float], best: dict[str, float]) -> bool:
     return new["val"] > best["val"] or (math.isnan(best["val"]) and not math.isnan(new["val"]))
 
@@ -152,6 +163,7 @@ def fit(
     Raises:
         FloatingPointError: the loss is nan or infinite; the message names the epoch.
         ValueError: the checkpoint is of another model, optimizer or number of schedulers; the message names its file.
+            Or a metric is asked for that ``evaluate`` does not return.
 
     Example:
         >>> model, x = nn.Linear(1, 1), torch.ones(4, 1)
@@ -197,12 +209,13 @@ def fit(
         result.seconds.append(time.perf_counter() - began)
         model.eval()
         with torch.no_grad():
-            metrics = {name: float(value) for name, value in evaluate(model).items()}
+            metrics = _Metrics((name, float(value)) for name, value in evaluate(model).items())
         for name, value in metrics.items():
             result.history.setdefault(name, []).append(value)
         waited = 0 if hopeful(metrics) else waited + 1
         result.epochs = engine.state.epoch
-        if not result.best or better(metrics, result.best):
+        ahead = better(metrics, result.best or metrics)  # of the first epoch too, which may lack what it goes by
+        if ahead or not result.best:
             result.best, waited = {**metrics, "epoch": engine.state.epoch}, 0
             best_state.update({name: value.detach().clone() for name, value in model.state_dict().items()})
         for scheduler in schedulers:

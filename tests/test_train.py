@@ -163,6 +163,33 @@ def test_a_loss_that_is_nan_names_the_epoch():
         fit(**task, epochs=3)
 
 
+def by_f1(new, best):
+    return new["f1"] > best["f1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("val", {}), ("f1", {"better": by_f1}), ("f1", {"hopeful": lambda new: by_f1(new, new)})],
+    ids=["by itself", "better", "hopeful"],
+)
+def test_a_metric_that_is_not_returned_is_named_after_the_first_epoch(name, options):
+    evaluations = []
+    task = problem() | {"evaluate": lambda model: evaluations.append(1) or {"loss": 0.5, "accuracy": 0.9}}
+    words = f"fit: the metric '{name}' is asked for, but evaluate returned only 'loss', 'accuracy'. Return '{name}' too"
+    with pytest.raises(ValueError, match=words):
+        fit(**task, **options, epochs=3)
+    assert len(evaluations) == 1
+    with pytest.raises(ValueError, match="'val' is asked for, but evaluate returned nothing"):
+        fit(**problem() | {"evaluate": lambda model: {}}, epochs=1)
+
+
+def test_a_rule_of_ones_own_goes_by_other_metrics():
+    scores = iter([3.0, 1.0, 2.0])
+    task = problem() | {"evaluate": lambda model: {"loss": next(scores)}}
+    done = fit(**task, epochs=3, better=lambda new, best: new["loss"] < best["loss"])
+    assert done.best == {"loss": 1.0, "epoch": 2} and type(done.best) is dict
+
+
 def test_a_run_waits_on_while_there_is_hope():
     scores = iter([3.0, 1.0, 2.0, 1.0, 1.0, 1.0, 9.0])
     task = problem() | {"evaluate": lambda m: {"val": next(scores)}}
