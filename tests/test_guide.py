@@ -4,6 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch.export import Dim, export
+from torch_geometric.explain import Explainer, GNNExplainer
+
+import mpnn
 
 GUIDE = Path(__file__).parent.parent / "docs" / "guide.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S)
@@ -31,6 +36,24 @@ def test_the_program_on_graphs_gives_results_by_the_ids_of_networkx(tmp_path, mo
     names = program("class Flow")
     assert names["flow"]["Inn"] == 3 and names["flow"]["Vienna"] > names["flow"]["Danube"] - 2
     assert names["upstream"][0] > 3 and (tmp_path / "out" / "rivers.png").stat().st_size > 5_000
+
+
+def test_the_program_on_states_reads_the_graph_in_both_directions():
+    names = program("class EdgeTreeLSTM")
+    ids, cell, data = mpnn.node_ids(names["data"]), names["cell"], names["data"]
+    (moved,) = torch.autograd.grad(names["h"][ids.index("lay")].sum(), cell.input.weight, retain_graph=True)
+    assert names["h"].shape == names["c"].shape == names["after"].shape == (4, 8) and moved.any()
+    alone = cell(data.x[[ids.index("dig")]], torch.empty(2, 0).long(), torch.empty(0, 2))[0]
+    assert torch.allclose(names["h"][ids.index("dig")], alone[0], atol=1e-6)  # nothing comes before it
+    assert not torch.allclose(names["after"][ids.index("dig")], alone[0], atol=1e-3)  # but after
+
+
+def test_the_program_on_attention_says_the_weights_that_it_uses():
+    names = program("class EdgeAttention")
+    weights, src, dst, v = names["weights"], names["src"], names["dst"], names["known"]["v"]
+    assert torch.allclose(torch.zeros(6, 4).index_add(0, dst, weights)[1], torch.ones(4))
+    by_hand = torch.zeros(6, 4, 8).index_add(0, dst, weights[:, :, None] * v[src]).flatten(1)
+    assert torch.allclose(by_hand, names["out"], atol=1e-6) and names["read"].shape == (2, 32)
 
 
 def test_the_program_on_training_learns():
@@ -84,3 +107,58 @@ def test_the_program_on_types_of_nodes_runs(capsys):
     assert "levels=3" in capsys.readouterr().out
     assert names["z"].shape == (2, 8)
     assert names["along"]["author", "APA", "author"].edge_index.tolist() == [[0, 1], [1, 0]]
+
+
+# What the guide says outside of its programs --------------------------------------------------------------------------
+
+EDGES = torch.tensor([[0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 5, 5]])
+
+
+class Two(torch.nn.Module):
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x, edge_index):
+        return self.second(self.first(x, edge_index).relu(), edge_index)
+
+
+@pytest.mark.parametrize("layer", [mpnn.nn.GCN, mpnn.nn.GAT, mpnn.nn.GATv2, mpnn.nn.GraphSAGE, mpnn.nn.MeanNetwork])
+def test_synchronous_models_are_exported_once_for_all_sizes(layer):
+    model = Two(layer(4, 8), layer(8, 3))
+    sizes = ({0: Dim.AUTO}, {1: Dim.AUTO})
+    exported = export(model, (torch.randn(6, 4), EDGES), dynamic_shapes=sizes, strict=True).module()
+    for x, edge_index in [(torch.randn(6, 4), EDGES), (torch.randn(9, 4), torch.randint(9, (2, 14)))]:
+        assert torch.allclose(exported(x, edge_index), model(x, edge_index), atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [mpnn.nn.GCN, mpnn.nn.GAT, mpnn.nn.ChildSumTreeLSTM])
+def test_a_second_run_gives_the_same_digits_on_two_threads(layer):
+    threads, src = torch.get_num_threads(), torch.randint(600, (9000,))
+    edge_index = torch.stack([src, (src // 200 + 1) * 200 + torch.randint(200, (9000,))])  # four levels of 200 nodes
+    model, x, runs = layer(8, 16), torch.randn(800, 8), []
+
+    def digits():
+        out = model(x, edge_index)
+        out = out[0] if isinstance(out, tuple) else out
+        return [out, *torch.autograd.grad(out.square().sum(), list(model.parameters()))]
+
+    try:
+        torch.set_num_threads(2)
+        runs = [digits() for _ in range(3)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
+
+
+def test_the_explainer_of_torch_geometric_masks_nodes_and_a_gradient_weighs_edges():
+    model = Two(mpnn.nn.GCN(4, 8), mpnn.nn.GAT(8, 3))
+    config = {"mode": "multiclass_classification", "task_level": "node", "return_type": "raw"}
+    explainer = Explainer(
+        model, GNNExplainer(epochs=3), "model", config, node_mask_type="attributes", edge_mask_type=None
+    )
+    assert explainer(torch.randn(6, 4), EDGES, index=5).node_mask.shape == (6, 4)
+    weight = torch.ones(6, requires_grad=True)
+    out = model.first(torch.randn(6, 4), EDGES, weight)
+    (felt,) = torch.autograd.grad(out[2].sum(), weight)
+    assert felt.nonzero().flatten().tolist() == [0, 1]  # into 2, and into 1, by whose degree 1 -> 2 counts
