@@ -78,6 +78,17 @@ class Hooks:
         return [hook for hook in (self.value, self.weight, self.attention) if hook]
 
 
+def named(hook: str) -> str:
+    """What the arguments of a hook may be called, in words, for errors."""
+    if hook == "global_update":
+        return "nodes and edges are the new values pooled over each graph, any other name a field of graphs"
+    if hook.startswith("update"):
+        return "message is what was aggregated, u_g field u of the graph, any other name the node's own field"
+    of_edges = "message is what the edge sent, message_j and message_i what its ends got, "
+    ends = "x_j is field x of the source, x_i of the target, x_g of the graph, any other name a field of edges"
+    return of_edges * (hook == "edge_update") + ends
+
+
 def _read(name: str, function: Callable, role: Callable[[str], tuple[str, str]], bound: bool = False) -> Hook:
     """A hook as its signature tells. ``bound``: there is no ``self`` before its arguments."""
     arguments, owner = [], getattr(function, "__qualname__", f"{name}, a {type(function).__name__}")

@@ -105,6 +105,25 @@ def test_a_misspelt_argument_is_told_with_the_names_there_are(way):
             Misspelt().propagate(EDGES, num_nodes=3)
 
 
+def test_a_misspelt_argument_is_told_what_names_mean_where_it_is():
+    def misspelt(hook, name):
+        given = eval(f"lambda self, {name}: {name}")
+        return type("Bad", (Sum,), {hook: given})()
+
+    at_ends = "x_j is field x of the source, x_i of the target, x_g of the graph, any other name a field of edges"
+    own = "message is what was aggregated, u_g field u of the graph, any other name the node's own field"
+    both = "message is what the edge sent, message_j and message_i what its ends got, " + at_ends
+    pooled = "nodes and edges are the new values pooled over each graph, any other name a field of graphs"
+    for hook, name, words in [
+        ("message", "x_k", at_ends),
+        ("update", "mesage", own),
+        ("edge_update", "mesage_i", both),
+        ("global_update", "node", pooled),
+    ]:
+        with pytest.raises(TypeError, match=f"Bad.{hook} asks for '{name}', .*or rename the argument: {words}"):
+            misspelt(hook, name).propagate(EDGES, x=torch.ones(3, 1))
+
+
 def test_edge_and_global_updates_name_what_they_miss():
     class Misspelt(Sum):
         def edge_update(self, message, y_i):

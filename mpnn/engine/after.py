@@ -10,7 +10,7 @@ from torch import Tensor
 from mpnn.aggr import reduce
 from mpnn.engine.call import Call, Result, call_hook, each
 from mpnn.engine.returned import check_rows
-from mpnn.hooks import MISSING, Argument
+from mpnn.hooks import MISSING, Argument, named
 
 
 def edge_values(call: Call, result: Result, kind: str) -> Any:
@@ -48,8 +48,10 @@ def graph_values(call: Call, nodes: Any, edges: dict[str, Any]) -> Any:
     given = {a.name: call.fields.get(a.field, a.default) for a in hook.arguments if a.role == "own"}
     for name, value in given.items():
         if value is MISSING:
-            owner = type(call.layer).__name__
-            raise TypeError(f"{owner}.global_update asks for {name!r}, which was not passed. Pass {name}=...")
+            raise TypeError(
+                f"{type(call.layer).__name__}.global_update asks for {name!r}, which was not passed. Pass {name}=..., "
+                f"or rename the argument: {named('global_update')}."
+            )
     batch = call.batch
     if batch is None:
         batch = call.like().new_zeros(call.plan.num_nodes, dtype=torch.long)

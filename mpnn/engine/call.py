@@ -13,7 +13,7 @@ from torch import Tensor
 from mpnn.aggr import reduce
 from mpnn.engine.returned import Field, check_initial, check_rows, check_state, check_weight, told
 from mpnn.graph import Size, check_batch
-from mpnn.hooks import MISSING, Argument, Hook
+from mpnn.hooks import MISSING, Argument, Hook, named
 from mpnn.kernels import addends, flat, shaped, weigh
 
 
@@ -167,7 +167,7 @@ class Call:
             passed = f"only {listed} {'was' if len(given) == 1 else 'were'} passed"
         raise TypeError(
             f"{type(self.layer).__name__}.{hook.name} asks for {argument.name!r}, but {passed}. "
-            f"Pass {argument.field}=..., or rename the argument."
+            f"Pass {argument.field}=..., or rename the argument: {named(hook.name)}."
         )
 
 
