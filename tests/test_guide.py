@@ -60,6 +60,14 @@ def test_the_program_on_training_learns():
     assert program("class of a tree")["done"].best["val"] > 0.75
 
 
+def test_the_program_on_torch_geometric_takes_a_whole_model_over():
+    names = program("SAGEConv")
+    x, edge_index = names["x"], names["edge_index"]
+    for theirs, ours in zip(names["theirs"], names["ours"], strict=True):
+        assert torch.allclose(theirs(x, edge_index), ours(x, edge_index), atol=1e-6)
+        x = theirs(x, edge_index).relu()
+
+
 def test_the_program_on_edge_types_counts_them(capsys):
     assert program("class Replies")["h"].shape == (4, 8)
     assert "4 edges (3 parent, 1 sibling), schedule topological: 3 levels" in capsys.readouterr().out
@@ -85,7 +93,8 @@ def test_the_program_on_graphs_in_time_runs():
     programs = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S)
     (program,) = (text for text in programs if "GraphRecurrent" in text)
     exec(compile(program, "guide.md", "exec"), names)
-    batch, cited = names["batch"], names["cited"]
+    batch, cited, sensors = names["batch"], names["cited"], names["sensors"]
+    assert sensors.time_index.shape[1] == 5 * 3 and sensors.space_index.shape[1] == 6 * 2
     assert batch.time.max() == 5 and batch.num_nodes == 6 * 3 + 7 and batch.time_index.shape[1] == 5 * 3 + 4
     assert names["h"].shape == names["c"].shape == (3, 8) and cited.time_index.shape[1] == 2
 
