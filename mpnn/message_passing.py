@@ -15,9 +15,9 @@ from mpnn import schedule as schedules
 from mpnn.aggr import resolve
 from mpnn.engine import Call, again, run
 from mpnn.engine.after import edge_values, graph_values
-from mpnn.engine.call import Rowwise
+from mpnn.engine.call import Rowwise, unknown
 from mpnn.graph import Size
-from mpnn.hooks import Hooks, check_own, read_hooks
+from mpnn.hooks import MISSING, Hooks, check_own, read_hooks
 from mpnn.kernels import Loose
 from mpnn.plan import Plan, cached_plan
 from mpnn.plan import plan as plan_of
@@ -221,10 +221,19 @@ class MessagePassing(nn.Module):
                     )
                 dst = dst or (name, value.shape[0])
         if dst is None:
+            self._check_asked(fields)
             raise ValueError(
                 f"{self._name}: no node field is a tensor, so the number of nodes is unknown; pass num_nodes=."
             )
         return dst[1] if src is None else (src[1], dst[1])
+
+    def _check_asked(self, fields: dict[str, Any]) -> None:
+        """Raises if a hook asks for a field that was not passed, which may be why nothing tells the number of nodes."""
+        for hook in [*(hook for kind in self.hooks.types for hook in self.hooks.on_edges(kind)), self.hooks.update]:
+            for argument in hook.arguments:
+                made = argument.default is not MISSING or argument.role == "message" or argument.field in self.state
+                if not made and argument.field not in fields:
+                    unknown(self, hook, argument, fields)
 
     def _counted(self, num_nodes: Any) -> Size:
         """Numbers of nodes as Python's own, also of those that come as one number in a tensor or an array."""

@@ -116,7 +116,7 @@ class Call:
         if argument.field not in self.fields:
             if argument.default is not MISSING:
                 return argument.default
-            self._unknown(hook, argument)
+            unknown(self.layer, hook, argument, self.fields)
         value = self.fields[argument.field]
         if argument.role == "edge":
             if isinstance(value, dict):
@@ -159,16 +159,18 @@ class Call:
             )
         return value
 
-    def _unknown(self, hook: Hook, argument: Argument) -> None:
-        given = sorted(self.fields)
-        passed = "no field was passed"
-        if given:
-            listed = " and ".join([", ".join(map(repr, given[:-1]))] * (len(given) > 1) + [repr(given[-1])])
-            passed = f"only {listed} {'was' if len(given) == 1 else 'were'} passed"
-        raise TypeError(
-            f"{type(self.layer).__name__}.{hook.name} asks for {argument.name!r}, but {passed}. "
-            f"Pass {argument.field}=..., or rename the argument: {named(hook.name)}."
-        )
+
+def unknown(layer, hook: Hook, argument: Argument, fields: dict[str, Any]) -> None:
+    """Raises, for a hook asks for what was not passed."""
+    given = sorted(fields)
+    passed = "no field was passed"
+    if given:
+        listed = " and ".join([", ".join(map(repr, given[:-1]))] * (len(given) > 1) + [repr(given[-1])])
+        passed = f"only {listed} {'was' if len(given) == 1 else 'were'} passed"
+    raise TypeError(
+        f"{type(layer).__name__}.{hook.name} asks for {argument.name!r}, but {passed}. "
+        f"Pass {argument.field}=..., or rename the argument: {named(hook.name)}."
+    )
 
 
 @dataclass
