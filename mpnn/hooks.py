@@ -163,18 +163,29 @@ def read_hooks(cls: type, base: type) -> Hooks:
 
 
 def check_own(cls: type, name: str, value: Callable) -> None:
-    """Raises if what is set on an object of the class is taken for one of its hooks. A module may have the name of a
-    hook that the class has not."""
+    """Raises if what is set on an object of the class is one of its hooks, but names other arguments than the class's:
+    those alone are read. A module may have the name of a hook that the class has not."""
     defined = callable(getattr(cls, name, None))
     by_type = defined and name.startswith(("message_", "update_"))
     if not (by_type or name in NAMES) or (isinstance(value, nn.Module) and not defined):
         return
-    given = getattr(value, "__name__", f"a {type(value).__name__}")
+    taken = inspect.signature(value).parameters
+    wraps = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in taken.values())
+    asked = _arguments(cls, name) if defined else None
+    if defined and not isinstance(value, nn.Module) and (wraps or list(taken) == asked):
+        return
+    expected = f"({', '.join(asked)}), which the class's takes" if defined else "none, for the class has none"
     raise TypeError(
-        f"{cls.__name__}: {name} is set to {given} on an object; expected hooks on the class, which alone is read "
-        f"for their arguments. Define {name} in a subclass, class My{cls.__name__}({cls.__name__}), or, if it is "
-        "no hook, give it another name."
+        f"{cls.__name__}: {name} is set to {getattr(value, '__name__', None) or f'a {type(value).__name__}'} with the "
+        f"arguments ({', '.join(taken)}); expected {expected}. Define {name} in a subclass, "
+        f"class My{cls.__name__}({cls.__name__}), or, if it is no hook, give it another name."
     )
+
+
+def _arguments(cls: type, name: str) -> list[str]:
+    """What a hook of the class is given, without ``self``."""
+    bound = isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod))
+    return list(inspect.signature(getattr(cls, name)).parameters)[not bound :]
 
 
 def _with_node_fields(hooks: Hooks, state: tuple[str, ...]) -> Hooks:

@@ -267,20 +267,36 @@ def test_a_number_of_nodes_that_is_none_is_refused(count):
         Sum().propagate(EDGES, num_nodes=count, x=torch.ones(3, 1))
 
 
-def test_a_hook_that_is_set_on_an_object_is_refused():
+def test_a_hook_set_on_an_object_that_names_other_arguments_is_refused():
     class Typed(mpnn.MessagePassing):
         def message_up(self, x_j):
             return x_j
 
-    words = r"on an object; expected hooks on the class.* Define {} in a subclass, class My{}\({}\), or, "
-    for layer, name in [(Sum(), "message"), (Sum(), "update"), (Typed(), "message_up"), (Sum(), "attention")]:
+    takes = r"with the arguments \(z_j, w\); expected {}. Define {} in a subclass, class My{}\({}\), or, "
+    for layer, name, expected in [
+        (Sum(), "message", r"\(x_j\), which the class's takes"),
+        (Sum(), "update", r"\(message\), which the class's takes"),
+        (Typed(), "message_up", r"\(x_j\), which the class's takes"),
+        (Sum(), "attention", "none, for the class has none"),
+    ]:
         kind = type(layer).__name__
-        with pytest.raises(TypeError, match=f"{kind}: {name} is set to <lambda> {words.format(name, kind, kind)}"):
+        words = f"{kind}: {name} is set to <lambda> {takes.format(expected, name, kind, kind)}"
+        with pytest.raises(TypeError, match=words):
             setattr(layer, name, lambda z_j, w: w * z_j)
-    with pytest.raises(TypeError, match="Sum: message is set to a Linear on an object"):
+    with pytest.raises(TypeError, match="Sum: message is set to a Linear"):
         Sum().message = torch.nn.Linear(1, 1)
-    with pytest.raises(TypeError, match="GCN: message is set to <lambda>"):
+    with pytest.raises(TypeError, match="GCN: message is set to <lambda> .* for the class has none"):
         mpnn.nn.GCN(2, 2).message = lambda x_j: x_j
+
+
+def test_a_hook_set_on_an_object_may_take_what_that_of_its_class_takes():
+    layer, x = Sum(), torch.ones(3, 1)
+    layer.message = lambda x_j: 2 * x_j
+    assert layer.propagate(EDGES, x=x).flatten().tolist() == [0, 2, 4]
+    of_class, layer.message = layer.message, lambda *arguments: 5 * of_class(*arguments)
+    assert layer.propagate(EDGES, x=x).flatten().tolist() == [0, 10, 20]
+    del layer.message
+    assert layer.propagate(EDGES, x=x).flatten().tolist() == [0, 1, 2]
 
 
 def test_what_is_no_hook_may_have_the_name_of_one():
