@@ -26,6 +26,7 @@ from torch import nn
 
 MISSING = inspect.Parameter.empty
 NAMES = ("message", "weight", "attention", "aggregate", "update", "edge_update", "global_update")
+AGGREGATED = ("message", "index", "num_nodes")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ class Hooks:
     def structured(self) -> bool:
         """Whether messages are a weight an edge times a value a source."""
         return self.message[self.types[0]] is None
+
+    @property
+    def stray(self) -> Argument | None:
+        """An argument of ``update`` that names messages which there are none of."""
+        sent = {f"message_{kind}" if kind else "message" for kind in self.types}
+        return next((a for a in self.update.arguments if a.role == "message" and a.name not in sent), None)
 
     def on_edges(self, kind: str) -> list[Hook]:
         """The hooks that make the messages of one edge type."""
@@ -159,6 +166,12 @@ def read_hooks(cls: type, base: type) -> Hooks:
             f"{cls.__name__} defines message and also weight or attention; these describe the message "
             "'weight * value_j' that is used where message is not defined. Define one or the other."
         )
+    for argument in hooks.aggregate.arguments if hooks.aggregate else ():
+        if argument.name not in AGGREGATED:
+            raise TypeError(
+                f"{cls.__name__}.aggregate asks for {argument.name!r}; expected {', '.join(AGGREGATED)}. Rename the "
+                "argument; what else is needed a message can return beside, in a tuple."
+            )
     return _with_node_fields(hooks, cls.state)
 
 
@@ -169,7 +182,10 @@ def check_own(cls: type, name: str, value: Callable) -> None:
     by_type = defined and name.startswith(("message_", "update_"))
     if not (by_type or name in NAMES) or (isinstance(value, nn.Module) and not defined):
         return
-    taken = inspect.signature(value).parameters
+    try:
+        taken = inspect.signature(value).parameters
+    except ValueError:  # of a function of torch's own nobody knows
+        return
     wraps = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in taken.values())
     asked = _arguments(cls, name) if defined else None
     if defined and not isinstance(value, nn.Module) and (wraps or list(taken) == asked):

@@ -17,7 +17,7 @@ from mpnn.engine import Call, again, run
 from mpnn.engine.after import edge_values, graph_values
 from mpnn.engine.call import Rowwise, unknown
 from mpnn.graph import Size
-from mpnn.hooks import MISSING, Hooks, check_own, read_hooks
+from mpnn.hooks import MISSING, Argument, Hooks, check_own, read_hooks
 from mpnn.kernels import Loose
 from mpnn.plan import Plan, cached_plan
 from mpnn.plan import plan as plan_of
@@ -91,11 +91,13 @@ class MessagePassing(nn.Module):
     attention_dropout: float = 0.0
     whole_frontiers: bool = False
     hooks: Hooks
+    _stray: Argument | None  # what no edge type sends, and update asks for
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         cls.state = (cls.state,) if isinstance(cls.state, str) else tuple(cls.state)
         cls.hooks = read_hooks(cls, MessagePassing)
+        cls._stray = cls.hooks.stray
 
     def __init__(self, aggr: str | nn.Module | None = None, readout: str | nn.Module | None = None):
         super().__init__()
@@ -175,6 +177,8 @@ class MessagePassing(nn.Module):
         known = again(self, edge_index, num_nodes) if schedule is None else None
         if known is not None and (values := known.of(fields)) is not None:
             return known(self, values)
+        if self._stray is not None:
+            self._refuse(self._stray)
         size = self._size(edge_index, num_nodes, fields)
         plan = self._plan(edge_index, schedule, size)
         given = (edge_index, num_nodes) if schedule is None else None
@@ -226,6 +230,13 @@ class MessagePassing(nn.Module):
                 f"{self._name}: no node field is a tensor, so the number of nodes is unknown; pass num_nodes=."
             )
         return dst[1] if src is None else (src[1], dst[1])
+
+    def _refuse(self, stray: Argument) -> None:
+        sent = " and ".join(f"message_{kind}" if kind else "message" for kind in self.hooks.types)
+        raise TypeError(
+            f"{self._name}.update asks for {stray.name!r}, but what is aggregated is called {sent}. Rename the "
+            "argument; each message_<type> that the class defines has one of its own."
+        )
 
     def _check_asked(self, fields: dict[str, Any]) -> None:
         """Raises if a hook asks for a field that was not passed, which may be why nothing tells the number of nodes."""

@@ -1,5 +1,7 @@
 """mpnn.hooks: what hooks may ask for, and what they are told when they ask for what there is not."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -122,6 +124,34 @@ def test_a_misspelt_argument_is_told_what_names_mean_where_it_is():
     ]:
         with pytest.raises(TypeError, match=f"Bad.{hook} asks for '{name}', .*or rename the argument: {words}"):
             misspelt(hook, name).propagate(EDGES, x=torch.ones(3, 1))
+
+
+@pytest.mark.parametrize("way", ["reference", "wavefront", None])
+def test_an_update_that_names_messages_of_another_type_is_told_what_there_is(way):
+    class OfOne(Sum):
+        def update(self, x, message_j):
+            return message_j
+
+    class OfTwo(mpnn.MessagePassing):
+        def message_up(self, x_j):
+            return x_j
+
+        message_down = message_up
+
+        def update(self, message, x=None):
+            return message
+
+    x = torch.ones(3, 1)
+    with contextlib.nullcontext() if way is None else mpnn.engine(way):
+        with pytest.raises(TypeError, match="OfOne.update asks for 'message_j', but what is .* is called message. Ren"):
+            OfOne().propagate(EDGES, x=x)
+        with pytest.raises(TypeError, match="OfTwo.update asks for 'message', .* called message_down and message_up"):
+            OfTwo().propagate({"up": EDGES, "down": EDGES}, x=x)
+
+
+def test_an_aggregate_that_asks_for_what_there_is_not_is_refused_when_the_class_is_made():
+    with pytest.raises(TypeError, match="Bad.aggregate asks for 'x'; expected message, index, num_nodes. Rename"):
+        type("Bad", (Sum,), {"aggregate": eval("lambda self, message, x: message")})
 
 
 def test_edge_and_global_updates_name_what_they_miss():
@@ -295,6 +325,8 @@ def test_a_hook_set_on_an_object_may_take_what_that_of_its_class_takes():
     assert layer.propagate(EDGES, x=x).flatten().tolist() == [0, 2, 4]
     of_class, layer.message = layer.message, lambda *arguments: 5 * of_class(*arguments)
     assert layer.propagate(EDGES, x=x).flatten().tolist() == [0, 10, 20]
+    layer.message = torch.neg
+    assert layer.propagate(EDGES, x=x).flatten().tolist() == [0, -1, -2]
     del layer.message
     assert layer.propagate(EDGES, x=x).flatten().tolist() == [0, 1, 2]
 
