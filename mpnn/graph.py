@@ -162,17 +162,23 @@ def check_batch(owner: str, batch: Tensor | None, num_nodes: int) -> None:
         )
 
 
+def check_tensor(owner: str, edge_index: Any) -> None:
+    """Raises where ``edge_index`` is no tensor, and says how to make one of what it is."""
+    if isinstance(edge_index, Tensor):
+        return
+    way = "Wrap it: torch.tensor(edge_index)."
+    if hasattr(edge_index, "edge_index"):
+        way = "Pass data.edge_index, or call mpnn.apply(layer, data)."
+    elif hasattr(edge_index, "adj"):
+        way = "Make data of the networkx graph first: mpnn.from_networkx(graph).edge_index."
+    raise TypeError(
+        f"{owner}: edge_index is a {type(edge_index).__name__}; expected an int64 tensor of shape (2, E). {way}"
+    )
+
+
 def check_edges(owner: str, edge_index: Any, num_nodes: Size) -> None:
     """Raises unless ``edge_index`` is ``(2, E)`` int64 with sources and targets among the nodes."""
-    if not isinstance(edge_index, Tensor):
-        way = "Wrap it: torch.tensor(edge_index)."
-        if hasattr(edge_index, "edge_index"):
-            way = "Pass data.edge_index, or call mpnn.apply(layer, data)."
-        elif hasattr(edge_index, "adj"):
-            way = "Make data of the networkx graph first: mpnn.from_networkx(graph).edge_index."
-        raise TypeError(
-            f"{owner}: edge_index is a {type(edge_index).__name__}; expected an int64 tensor of shape (2, E). {way}"
-        )
+    check_tensor(owner, edge_index)
     shape = tuple(edge_index.shape)
     if edge_index.dim() != 2 or shape[0] != 2:
         turned = edge_index.dim() == 2 and shape[1] == 2

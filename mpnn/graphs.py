@@ -24,14 +24,17 @@ Example:
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Hashable, Iterable, Sequence
 from math import prod
+from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from mpnn.graph import check_tensor
 from mpnn.schedule import topological
 
 __all__ = ["brackets", "chain", "conllu", "delays", "grid", "heads", "relations", "thread"]
@@ -44,10 +47,18 @@ def chain(num_nodes: int) -> Data:
         >>> chain(3).edge_index.tolist()
         [[0, 1], [1, 2]]
     """
+    num_nodes = _whole("chain", num_nodes, "Several chains are a batch of them.")
     if num_nodes < 0:
         raise ValueError(f"chain: num_nodes={num_nodes}; expected 0 or more.")
     place = torch.arange(num_nodes)
     return Data(edge_index=torch.stack([place[:-1], place[1:]]), num_nodes=num_nodes)
+
+
+def _whole(owner: str, size: Any, way: str) -> int:
+    try:
+        return index(size)
+    except TypeError:
+        raise TypeError(f"{owner}: {size!r} is no size; expected a whole number. {way}") from None
 
 
 def grid(*sizes: int, turned: Iterable[int] = ()) -> Data:
@@ -62,6 +73,7 @@ def grid(*sizes: int, turned: Iterable[int] = ()) -> Data:
         int64: the place of each node.
 
     Raises:
+        TypeError: a size is no whole number.
         ValueError: there is no size or one below 0, or a dimension to turn is not there.
 
     Example:
@@ -69,7 +81,7 @@ def grid(*sizes: int, turned: Iterable[int] = ()) -> Data:
         >>> data.edge_index.tolist(), data.dimension.tolist(), data.position.tolist()
         ([[0, 1, 0, 2], [2, 3, 1, 3]], [0, 0, 1, 1], [[0, 0], [0, 1], [1, 0], [1, 1]])
     """
-    turned = set(turned)
+    sizes, turned = tuple(_whole("grid", size, "Pass them one by one: grid(*sizes).") for size in sizes), set(turned)
     if not sizes or min(sizes) < 0 or not turned <= set(range(len(sizes))):
         raise ValueError(
             f"grid: sizes {sizes}, turned {sorted(turned)}; expected one size or more, none below 0, and dimensions to "
@@ -100,6 +112,7 @@ def delays(edge_index: Tensor, lags: Iterable[int]) -> tuple[Tensor, Tensor]:
         edge_index ``(2, E')`` (t-k, t), by lag, and delay ``(E',)`` int64: k.
 
     Raises:
+        TypeError: edge_index is no tensor.
         ValueError: a node has two predecessors, or a lag is below 1.
 
     Example:
@@ -107,6 +120,7 @@ def delays(edge_index: Tensor, lags: Iterable[int]) -> tuple[Tensor, Tensor]:
         (tensor([[0, 1, 2, 0],
                 [1, 2, 3, 3]]), tensor([1, 1, 1, 3]))
     """
+    check_tensor("delays", edge_index)
     lags = sorted(set(lags))
     if lags and lags[0] < 1:
         raise ValueError(f"delays: lag {lags[0]}; expected 1 or more, for a node's own value needs no edge. Drop it.")
@@ -199,6 +213,7 @@ def heads(head: Sequence[int], owner: str = "heads") -> Data:
         Data with edge_index ``(2, E)`` (word, head), both from 0; node_id ``(N,)`` int64: the words' numbers, from 1.
 
     Raises:
+        TypeError: a head is no whole number.
         ValueError: a head is no word of the sentence.
         CycleError: the heads go in a circle.
 
@@ -206,7 +221,13 @@ def heads(head: Sequence[int], owner: str = "heads") -> Data:
         >>> heads([2, 0, 2]).edge_index.tolist()                      # She <- reads -> books
         [[0, 2], [1, 1]]
     """
-    head = torch.as_tensor(head, dtype=torch.long)
+    try:
+        head = torch.as_tensor(head, dtype=torch.long)
+    except (TypeError, ValueError):
+        shown = reprlib.repr(head)
+        raise TypeError(
+            f"{owner}: head is {shown}; expected a whole number for each word. Of text, pass map(int, ...) as a list."
+        ) from None
     outside = (head < 0) | (head > len(head))
     if bool(outside.any()):
         word = int(outside.nonzero()[0])

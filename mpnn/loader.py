@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.data.data import BaseData
 from torch_geometric.loader import DataLoader as _DataLoader
@@ -32,7 +33,7 @@ def collate(
 
     Raises:
         ValueError: a graph has other fields, or other types of nodes or edges, than the first; torch_geometric would
-            drop them, or stop with a KeyError.
+            drop them, or stop with a KeyError. A field has another width than in the first.
         TypeError: a graph is no ``Data`` or ``HeteroData``.
 
     Example:
@@ -52,10 +53,40 @@ def collate(
                 f"collate: graph {has} of the batch has the field {field}, graph {lacks} has not; expected the same "
                 "fields in all. Set it on every graph, with no rows where there is nothing, or name it in exclude_keys."
             )
-    batch = Batch.from_data_list(graphs, follow_batch, left_out)
+    try:
+        batch = Batch.from_data_list(graphs, follow_batch, left_out)
+    except RuntimeError as error:  # torch's own, which names neither the field nor the graph
+        raise _unequal(graphs, left_out) or error from None
     if schedule is not None:
         batch.plan = plan(batch, schedule, owner="DataLoader")
     return batch
+
+
+def _unequal(graphs: list[Any], left_out: list[str]) -> ValueError | None:
+    """What to say of the first field that has another width in a later graph."""
+    for number, graph in enumerate(graphs):
+        for first in graphs[0].stores:
+            store = graph if first._key is None else graph[first._key]  # types may stand in another order
+            for key, one in first.items():
+                other = None if key in left_out else store[key]
+                if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+                    continue
+                if _width(graphs[0], key, one, first) != _width(graph, key, other, store):
+                    where = key if store._key is None else f"{store._key!r}.{key}"
+                    return ValueError(
+                        f"collate: {where} has shape {tuple(other.shape)} in graph {number} of the batch, "
+                        f"{tuple(one.shape)} in graph 0; expected the same width in all. Make them alike, or "
+                        "name it in exclude_keys."
+                    )
+    return None
+
+
+def _width(graph: Any, key: str, value: Tensor, store: Any) -> list[int]:
+    """The shape but for the dimension along which graphs are joined."""
+    sizes, along = list(value.shape), graph.__cat_dim__(key, value, store)
+    if along is not None and sizes:
+        del sizes[along]
+    return sizes
 
 
 def _fields(graphs: list[Any], number: int, left_out: list[str]) -> set[str]:

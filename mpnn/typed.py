@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -115,10 +115,17 @@ class HeteroMessagePassing(MessagePassing):
             ``{node type: (N, ...)}``, or a tuple of such if the updates return tuples.
 
         Raises:
-            TypeError: a hook asks for a field that was not passed, or not for its type; an edge type has no message.
+            TypeError: a hook asks for a field that was not passed, or not for its type; an edge type has no message; a
+                type of nodes has no update and an update no nodes.
             ValueError: a field has not one row for each node or edge; the graph is malformed; the plan has another
                 schedule or no types.
         """
+        for name, value in fields.items():
+            if hasattr(value, "edge_index_dict"):
+                raise TypeError(
+                    f"{self._name}: {name} is a {type(value).__name__}; expected {{type: tensor}}. Pass "
+                    f"data.{name}_dict and data.edge_index_dict, or call mpnn.apply(layer, data)."
+                )
         graph = self._plan_of(edge_index, schedule, num_nodes, fields)
         self._check_sizes(graph, fields)
         bound = copy.copy(self)  # the same parameters, and hooks for the types of this graph
@@ -288,6 +295,7 @@ def _hooks(cls: type, types: tuple[str, ...], kinds: tuple[str, ...], turned: bo
     """The hooks as the engine asks for them: a message for each edge type of the graph, and one update for all."""
     message = {key: _message_of(cls, key) for key in kinds}
     updates = {kind: _update_of(cls, kind) for kind in types}
+    _check_updates(cls, updates)
     asked: dict[str, list[Any]] = {key: [] for key in kinds}  # the defaults of the arguments that get its messages
     graph = {}
     for kind, hook in updates.items():
@@ -302,6 +310,18 @@ def _hooks(cls: type, types: tuple[str, ...], kinds: tuple[str, ...], turned: bo
         default = MISSING if MISSING in defaults else None
         own.append(Argument(f"message_{key}", f"message_{key}", "message", default))
     return replace(cls.hooks, types=kinds, message=message, update=Hook("_fire", (*own, *graph.values())))
+
+
+def _check_updates(cls: type, updates: Mapping[str, Hook | None]) -> None:
+    """Raises where a type has no update and an update no type: its name is misspelt."""
+    without = [kind for kind, hook in updates.items() if hook is None]
+    unused = [kind for kind in cls.updates if kind not in map(_clean, updates)]
+    if without and unused:
+        raise TypeError(
+            f"{cls.__name__} defines update_{unused[0]}, but there are no nodes of type {unused[0]!r}, and none for "
+            f"type {without[0]!r}. Call it update_{_clean(without[0])}; or, where a graph has none of the former, pass "
+            "fields without rows for them, and where the latter keep their state, define an update that returns it."
+        )
 
 
 def _message_of(cls: type, key: str) -> Hook:
@@ -359,8 +379,18 @@ def _ends(key: str, turned: bool) -> tuple[str, str]:
     return (dst, src) if turned else (src, dst)
 
 
-def by_type(edge_index: Mapping[EdgeType, Tensor] | Plan, owner: str) -> Mapping[EdgeType, Tensor]:
-    """The edges of each type, of a dict of them or of the plan of a graph whose nodes have types.
+def check_edge_types(owner: str, name: str, kinds: Iterable[EdgeType]) -> None:
+    """Raises where one is not ``(source type, relation, target type)``."""
+    for kind in kinds:
+        if not isinstance(kind, (tuple, list)) or len(kind) != 3:
+            raise TypeError(f"{owner}: {name} has {kind!r}; expected edge types, (source type, relation, target type).")
+
+
+def by_type(
+    edge_index: Mapping[EdgeType, Tensor] | Plan, owner: str, own: Iterable[EdgeType] = ()
+) -> Mapping[EdgeType, Tensor]:
+    """The edges of each type, of a dict of them or of the plan of a graph whose nodes have types. An error where there
+    are some, but none of the types that are the layer's ``own``: a name is misspelt.
 
     Example:
         >>> cites = {("paper", "cites", "paper"): torch.tensor([[0, 1], [1, 2]])}
@@ -368,10 +398,17 @@ def by_type(edge_index: Mapping[EdgeType, Tensor] | Plan, owner: str) -> Mapping
         >>> found["paper", "cites", "paper"].tolist()
         [[0, 1], [1, 2]]
     """
-    if not isinstance(edge_index, Plan):
-        return edge_index
-    _check_types(edge_index, owner)
-    return edge_index.remember("by type", lambda: _given(edge_index))
+    if isinstance(edge_index, Plan):
+        _check_types(edge_index, owner)
+        edge_index = edge_index.remember("by type", partial(_given, edge_index))
+    own = list(own)
+    if own and edge_index and not any(kind in edge_index for kind in own):
+        raise ValueError(
+            f"{owner}: there are no edges of the types {', '.join(map(str, own))}, only of "
+            f"{', '.join(map(str, edge_index))}; expected one that the layer has. Call them alike, or, where a "
+            "graph has no such edges, pass an empty (2, 0)."
+        )
+    return edge_index
 
 
 def _given(graph: Plan) -> dict[EdgeType, Tensor]:

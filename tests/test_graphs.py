@@ -292,3 +292,18 @@ def test_delays_need_one_predecessor_and_lags_of_a_step_or_more():
         delays(torch.tensor([[0, 1], [2, 2]]), [1])
     with pytest.raises(ValueError, match="delays: lag 0; expected 1 or more"):
         delays(chain(3).edge_index, [0, 1])
+
+
+def test_what_is_no_size_no_head_and_no_edge_index_is_said_in_our_words():
+    with pytest.raises(TypeError, match=r"chain: \[3, 4\] is no size; expected a whole number. Several chains"):
+        chain([3, 4])
+    with pytest.raises(TypeError, match=r"chain: 2.5 is no size"):
+        chain(2.5)
+    with pytest.raises(TypeError, match=r"grid: \(2, 3\) is no size; .*grid\(\*sizes\)"):
+        grid((2, 3))
+    with pytest.raises(TypeError, match="delays: edge_index is a Data; .*Pass data.edge_index"):
+        delays(chain(5), [1, 2])
+    for head in (["2", "0"], [None, 0], [[1], [0, 2]]):
+        with pytest.raises(TypeError, match=r"heads: head is \[.*; expected a whole number for each word"):
+            heads(head)
+    assert chain(torch.tensor(3)).num_nodes == 3

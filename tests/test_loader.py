@@ -107,3 +107,15 @@ def test_options_of_torch_geometric_are_kept(workers):
 def test_an_unknown_schedule_is_refused_before_the_first_batch():
     with pytest.raises(ValueError, match="schedule='topo' is unknown; expected 'synchronous', 'topological'"):
         DataLoader(graphs(2), schedule="topo")
+
+
+def test_a_field_of_another_width_is_named_with_its_graph():
+    given = graphs(3)
+    given[2].x = torch.ones(len(given[2].x), given[0].x.shape[1] + 1)
+    with pytest.raises(ValueError, match=r"collate: x has shape \(\d, .*\) in graph 2 of the batch, .* in graph 0;"):
+        collate(given)
+    assert "x" not in collate(given, exclude_keys=["x"])
+    some = HeteroData(a={"x": torch.ones(2, 3)}, b={"y": torch.ones(1)})
+    other = HeteroData(b={"y": torch.ones(1)}, a={"x": torch.ones(1, 4)})
+    with pytest.raises(ValueError, match=r"collate: 'a'.x has shape \(1, 4\) in graph 1 .*\(2, 3\) in graph 0"):
+        next(iter(DataLoader([some, other], batch_size=2)))

@@ -429,3 +429,41 @@ def test_layers_of_one_type_of_edge_are_given_the_edges_of_a_plan_as_the_user_ga
     edges = {("b", "to", "a"): torch.tensor([[0, 1, 1], [2, 0, 1]]), ("a", "in", "a"): torch.tensor([[2], [0]])}
     found = by_type(mpnn.plan(edges, schedule, {"a": 3, "b": 2}), "a layer")
     assert {kind: index.tolist() for kind, index in found.items()} == {k: e.tolist() for k, e in edges.items()}
+
+
+TO = ("a", "to", "b")
+AB = {"a": torch.ones(3, 4), "b": torch.ones(2, 4)}, {TO: torch.tensor([[0, 1], [0, 1]])}
+
+
+class Half(mpnn.HeteroMessagePassing):
+    """Keeps the state of b."""
+
+    state, schedule, hidden_features = "h", "topological", 4
+
+    def forward(self, x, edge_index, **sizes):
+        return self.propagate(edge_index, x=x, **sizes)
+
+    def message(self, h_j):
+        return h_j
+
+    def update_a(self, x):
+        return x
+
+
+def test_an_update_of_a_misspelt_type_is_not_passed_over():
+    class Misspelt(Half):
+        def update_bb(self, x, message=None):
+            return x + message
+
+    assert not Half()(*AB)["b"].any()
+    with pytest.raises(TypeError, match="Misspelt defines update_bb, but there are no nodes of type 'bb'.*update_b;"):
+        Misspelt()(*AB)
+    x = AB[0] | {"bb": torch.empty(0, 4)}
+    assert not Misspelt()(x, AB[1])["b"].any()  # the way out that is named
+
+
+def test_a_container_in_the_place_of_its_fields_is_told_the_way_out():
+    data = HeteroData(a={"x": AB[0]["a"]}, b={"x": AB[0]["b"]})
+    data[TO].edge_index = AB[1][TO]
+    with pytest.raises(TypeError, match="Half: x is a HeteroData; .*Pass data.x_dict and data.edge_index_dict, or"):
+        Half()(data, data.edge_index_dict)

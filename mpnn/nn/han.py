@@ -15,7 +15,7 @@ from mpnn.engine.returned import told
 from mpnn.features import Linear, check_features
 from mpnn.nn.gat import _Attention
 from mpnn.nn.readout import GraphReadout
-from mpnn.typed import by_type
+from mpnn.typed import by_type, check_edge_types
 
 __all__ = ["HAN", "SemanticAttention"]
 
@@ -124,8 +124,9 @@ class HAN(_Attention):
         ``(K, out_features)``: a = [att_dst, att_src]: Glorot uniform; mix: see :class:`SemanticAttention`.
 
     Raises:
-        ValueError: there is no meta-path, a type has no width, or x has another.
-        TypeError: x is no mapping; batch lacks a type.
+        ValueError: there is no meta-path, a type has no width, or x has another; the graph has edges, but none along a
+            meta-path.
+        TypeError: a meta-path is no edge type; x is no mapping; batch lacks a type.
 
     Example:
         >>> PAP = ("paper", "PAP", "paper")
@@ -148,6 +149,7 @@ class HAN(_Attention):
         activation: Callable[[Tensor], Tensor] = F.elu,
     ):
         super().__init__(in_features, out_features, heads, True, dropout, negative_slope, self_loops, bias=False)
+        check_edge_types("HAN", "metapaths", metapaths)
         self.metapaths, self.activation = [tuple(path) for path in metapaths], activation
         if not self.metapaths:
             raise ValueError("HAN: metapaths is empty; expected at least one edge type (source, name, target).")
@@ -208,7 +210,7 @@ class HAN(_Attention):
             if not isinstance(values, Mapping) or not values.keys() >= {dst for *_, dst in self.metapaths if dst in x}:
                 given = f"of {', '.join(map(repr, values))}" if isinstance(values, Mapping) else told(values)
                 raise TypeError(f"HAN: {name} is {given}; expected {{node type: tensor}} of the types of metapaths.")
-        edge_index = by_type(edge_index, type(self).__name__)
+        edge_index = by_type(edge_index, type(self).__name__, self.metapaths)
         h = {kind: self.linear[kind](values) for kind, values in x.items() if kind in self.linear}
         z: dict[str, dict[EdgeType, Tensor]] = {}
         for path in self.metapaths:

@@ -15,7 +15,7 @@ from mpnn.features import check_dense
 from mpnn.graph import check_edges
 from mpnn.plan import cached_plan
 from mpnn.schedule import Schedule, synchronous
-from mpnn.typed import by_type
+from mpnn.typed import by_type, check_edge_types
 
 __all__ = ["RelationWise"]
 
@@ -56,7 +56,9 @@ class RelationWise(nn.Module):
         no nodes and edges; edges without a layer are not looked at.
 
     Raises:
-        ValueError: there is no layer; ``combine`` is unknown; the ends of an edge type have other widths.
+        TypeError: a key of ``layers`` is no edge type.
+        ValueError: there is no layer; ``combine`` is unknown; the ends of an edge type have other widths; the graph has
+            edges, but none of a type with a layer.
 
     Example:
         >>> from mpnn.nn import GAT, GraphSAGE
@@ -71,6 +73,7 @@ class RelationWise(nn.Module):
         super().__init__()
         if not layers:
             raise ValueError("RelationWise: layers is empty; expected {(source type, relation, target type): layer}.")
+        check_edge_types("RelationWise", "layers", layers)
         if isinstance(combine, str) and combine not in COMBINE:
             raise ValueError(
                 f"RelationWise: combine={combine!r} is unknown; expected {', '.join(map(repr, COMBINE))}, or a module."
@@ -92,7 +95,7 @@ class RelationWise(nn.Module):
         edge_attr: Mapping[EdgeType, Tensor] | None = None,
         **fields: Mapping[EdgeType, Any],
     ) -> dict[str, Tensor]:
-        edge_index = by_type(edge_index, "RelationWise")
+        edge_index = by_type(edge_index, "RelationWise", self.kinds)
         fields |= {"edge_weight": edge_weight or {}, "edge_attr": edge_attr or {}}
         found: dict[str, list[Tensor]] = {}
         for kind in self.kinds:

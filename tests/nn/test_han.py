@@ -212,3 +212,13 @@ def test_a_batch_of_heterodata_of_torch_geometric_will_do():
     layer = randomised(HAN(3, 2, [PAP, PSP], 3, 4))
     together = mpnn.apply(layer, batch)["paper"].x
     assert_close(together, torch.cat([mpnn.apply(layer, one)["paper"].x for one in data]), "")
+
+
+def test_misspelt_metapaths_are_not_taken_for_a_graph_without_edges():
+    data = typed()
+    widths = {kind: x.shape[1] for kind, x in data.x_dict.items()}
+    layer = HAN(widths, 4, [("paper", "PBP", "paper")]).double()
+    with pytest.raises(ValueError, match=r"HAN: there are no edges of the types \('paper', 'PBP', 'paper'\), only of"):
+        layer(data.x_dict, data.edge_index_dict)
+    with pytest.raises(TypeError, match="HAN: metapaths has 'PAP'; expected edge types"):
+        HAN(widths, 4, ["PAP"])

@@ -141,3 +141,15 @@ def test_it_goes_through_apply_also_where_the_loader_has_planned_all_types():
     planned = mpnn.apply(layer, collate([data, data], "coloured"))
     assert_close(planned["paper"].x, torch.cat([out["paper"].x] * 2), "planned")
     assert out["term"].x is data["term"].x
+
+
+def test_misspelt_edge_types_are_not_taken_for_a_graph_without_edges():
+    data, layer = same_width(), RelationWise({("author", "wrote", "paper"): GCN(3, 2)}).double()
+    with pytest.raises(ValueError, match=r"RelationWise: there are no edges of .* \('author', 'wrote', 'paper'\)"):
+        layer(data.x_dict, data.edge_index_dict)
+    with pytest.raises(ValueError, match=r"RelationWise: there are no edges .*, only of .*'TAP', 'paper'\)"):
+        layer(data.x_dict, mpnn.plan(data, "synchronous"))
+    assert layer(data.x_dict, {}).keys() == {"paper"}
+    for key in ("PAP", ("paper", "paper")):
+        with pytest.raises(TypeError, match=r"RelationWise: layers has .*; expected edge types, \(source type"):
+            RelationWise({key: GCN(3, 2)})
