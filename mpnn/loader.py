@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 from torch_geometric.data import Batch, Data
 from torch_geometric.data.data import BaseData
 from torch_geometric.loader import DataLoader as _DataLoader
@@ -14,7 +16,7 @@ from torch_geometric.loader import DataLoader as _DataLoader
 from mpnn.plan import plan
 from mpnn.schedule import Schedule, get
 
-__all__ = ["DataLoader", "collate"]
+__all__ = ["ByLength", "DataLoader", "collate"]
 
 
 def collate(
@@ -132,3 +134,34 @@ class DataLoader(_DataLoader):
         self.collate_fn = partial(
             collate, schedule=rule, follow_batch=self.follow_batch, exclude_keys=self.exclude_keys
         )
+
+
+class ByLength(Sampler[list[int]]):
+    """Batches of graphs of about one length, so that there are few frontiers, and wide ones.
+
+    Args:
+        length: of each graph, such as its number of nodes or of levels.
+        size: graphs of a batch; the last one by length may have fewer.
+        shuffle: whether the batches come in random order, and graphs of equal length are drawn anew each time, from
+            torch's own generator, whose state checkpoints keep. Else they come by length.
+
+    Example:
+        >>> list(ByLength([3, 1, 2, 1], 2, shuffle=False))
+        [[1, 3], [2, 0]]
+        >>> graphs = [Data(edge_index=torch.tensor([[0], [1]]), num_nodes=n) for n in (2, 5, 2)]
+        >>> loader = DataLoader(graphs, batch_sampler=ByLength((graph.num_nodes for graph in graphs), 2))
+        >>> sorted(batch.num_nodes for batch in loader)
+        [4, 5]
+    """
+
+    def __init__(self, length: Iterable[int], size: int, shuffle: bool = True):
+        self.length, self.size, self.shuffle = torch.tensor(list(length)), size, shuffle
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.randperm(len(self.length)) if self.shuffle else torch.arange(len(self.length))
+        batches = order[self.length[order].argsort(stable=True)].split(self.size)
+        turn = torch.randperm(len(batches)).tolist() if self.shuffle else range(len(batches))
+        yield from (batches[k].tolist() for k in turn)
+
+    def __len__(self) -> int:
+        return -(-len(self.length) // self.size)

@@ -37,7 +37,7 @@ from mpnn.datasets import Vocabulary
 from mpnn.datasets.tagged import entity_f1
 from mpnn.experiment import Options, canvas, over_seeds, report, save, spread, start
 from mpnn.lattice import Lexicon, jieba_words, lattice, relations
-from mpnn.loader import DataLoader, collate
+from mpnn.loader import ByLength, DataLoader, collate
 from mpnn.train import fit
 
 PUBLISHED = {
@@ -112,7 +112,7 @@ class Corpus:
 
     def loader(self, sentences: list[HeteroData], size: int, shuffle: bool = False) -> DataLoader:
         """Batches of sentences of about one length, so that frontiers are few and wide."""
-        sampler = ByLength(sentences, size, shuffle)
+        sampler = ByLength(lengths(sentences), size, shuffle)
         return DataLoader(sentences, batch_sampler=sampler, exclude_keys=["token"])
 
 
@@ -121,21 +121,8 @@ def given_words(dataset: str) -> list[str]:
     return [line.split()[0] for line in io.StringIO(text)]  # a line ends at its newline, whatever stands in it
 
 
-class ByLength:
-    """Batches of sentences of about one length; in random order, and drawn anew each time, if ``shuffle``."""
-
-    def __init__(self, sentences: list[HeteroData], size: int, shuffle: bool):
-        self.length = torch.tensor([data["character"].num_nodes for data in sentences])
-        self.size, self.shuffle = size, shuffle
-
-    def __iter__(self):
-        order = torch.randperm(len(self.length)) if self.shuffle else torch.arange(len(self.length))
-        batches = order[self.length[order].argsort(stable=True)].split(self.size)
-        turn = torch.randperm(len(batches)).tolist() if self.shuffle else range(len(batches))
-        yield from (batches[k].tolist() for k in turn)
-
-    def __len__(self) -> int:
-        return -(-len(self.length) // self.size)
+def lengths(sentences: list[HeteroData]) -> list[int]:
+    return [data["character"].num_nodes for data in sentences]
 
 
 class Tagger(nn.Module):
@@ -212,7 +199,7 @@ def speeds(config: Config, corpus: Corpus, kind: str) -> dict[str, float]:
     them, and tagging; the best of several times, for other programs slow some. The sentences are three batches out of
     all of training by length; one by one, every fourth of them."""
     model = Tagger(corpus, kind, config)
-    batches = list(ByLength(corpus.train, 32, shuffle=False))
+    batches = list(ByLength(lengths(corpus.train), 32, shuffle=False))
     chosen, times = ((2,), 1) if config.smoke else ((1, 2, 3), 5)
     numbers = [batches[k * len(batches) // 4] for k in chosen]
     out = {"lattices": round(corpus.lattices_a_second, 1)}

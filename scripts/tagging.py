@@ -30,14 +30,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Sampler
 from torch_geometric.data import Data
 
 import mpnn
 from mpnn.datasets import Vocabulary
 from mpnn.datasets.tagged import entity_f1
 from mpnn.experiment import Options, canvas, over_seeds, report, save, start
-from mpnn.loader import DataLoader, collate
+from mpnn.loader import ByLength, DataLoader, collate
 from mpnn.train import fit
 
 PUBLISHED = {"conll2000": {"crf": 94.46}}
@@ -123,21 +122,6 @@ class Corpus:
         return [self.train[k] for k in order[cut:]], [self.train[k] for k in order[:cut]]
 
 
-class ByLength(Sampler[list[int]]):
-    """Batches of sentences of about one length, in random order: so there are few frontiers, and wide ones."""
-
-    def __init__(self, sentences: list[Data], size: int):
-        self.length, self.size = torch.tensor([data.num_nodes for data in sentences]), size
-
-    def __iter__(self):
-        order = torch.randperm(len(self.length))
-        batches = order[self.length[order].argsort(stable=True)].split(self.size)
-        yield from (batches[k].tolist() for k in torch.randperm(len(batches)).tolist())
-
-    def __len__(self) -> int:
-        return -(-len(self.length) // self.size)
-
-
 class Spelling(nn.Module):
     """What a word's characters say: a bidirectional LSTM over them, at its last step each way.
 
@@ -218,7 +202,7 @@ def train(config: Config, corpus: Corpus, model: Tagger, seed: int, checkpoint: 
     """One run; the model is left as in its best epoch."""
     own, val = corpus.split(seed)
     size = config.batch_size
-    loader = DataLoader(own, batch_sampler=ByLength(own, size), schedule="topological")
+    loader = DataLoader(own, batch_sampler=ByLength((data.num_nodes for data in own), size), schedule="topological")
     val_loader = DataLoader(val, batch_size=4 * size, schedule="topological")
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)  # the embedding is large
     slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)

@@ -66,13 +66,11 @@ def test_the_tags_of_a_sentence_do_not_depend_on_its_batch(script, corpus):
     torch.testing.assert_close(together, torch.cat(alone))
 
 
-def test_batches_are_of_about_one_length_and_hold_every_sentence_once(script, corpus):
-    sampler = script.ByLength(corpus.train, 32, shuffle=True)
-    batches, again = list(sampler), list(sampler)
-    assert batches != again and len(batches) == len(sampler)
+def test_batches_are_of_sentences_of_about_as_many_characters(script, corpus):
+    batches = list(corpus.loader(corpus.train, 32, shuffle=True).batch_sampler)
     assert sorted(k for batch in batches for k in batch) == list(range(len(corpus.train)))
-    lengths = [sampler.length[batch] for batch in batches]
-    assert sum(int(some.max() - some.min()) for some in lengths) <= int(sampler.length.max())
+    lengths = [[corpus.train[k]["character"].num_nodes for k in batch] for batch in batches]
+    assert sum(max(some) - min(some) for some in lengths) <= max(map(max, lengths))
 
 
 def test_words_add_what_the_difference_seed_by_seed_says(script, capsys):

@@ -5,7 +5,7 @@ import torch
 from torch_geometric.data import Batch, Data, HeteroData
 
 import mpnn
-from mpnn.loader import DataLoader, collate
+from mpnn.loader import ByLength, DataLoader, collate
 
 
 def graphs(count: int = 6) -> list[Data]:
@@ -119,3 +119,29 @@ def test_a_field_of_another_width_is_named_with_its_graph():
     other = HeteroData(b={"y": torch.ones(1)}, a={"x": torch.ones(1, 4)})
     with pytest.raises(ValueError, match=r"collate: 'a'.x has shape \(1, 4\) in graph 1 .*\(2, 3\) in graph 0"):
         next(iter(DataLoader([some, other], batch_size=2)))
+
+
+def test_batches_are_of_about_one_length_and_hold_every_graph_once():
+    length = torch.randint(1, 40, (500,), generator=torch.Generator().manual_seed(0)).tolist()
+    torch.manual_seed(0)
+    sampler = ByLength(length, 32)
+    batches, again = list(sampler), list(sampler)
+    assert batches != again and len(batches) == len(sampler) == 16
+    assert sorted(k for batch in batches for k in batch) == list(range(500))
+    spans = [max(some) - min(some) for some in ([length[k] for k in batch] for batch in batches)]
+    assert sum(spans) < 40
+
+
+def test_the_order_of_batches_by_length_is_that_of_recorded_runs():
+    length = [3, 1, 2, 1, 3, 2, 2]
+    torch.manual_seed(0)
+    assert list(ByLength(length, 3)) == [[2, 6, 4], [0], [3, 1, 5]]
+    before = torch.get_rng_state()
+    assert list(ByLength(iter(length), 3, shuffle=False)) == [[1, 3, 2], [5, 6, 0], [4]]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_loader_takes_batches_by_length():
+    some = graphs()
+    loader = DataLoader(some, batch_sampler=ByLength((data.num_nodes for data in some), 2), schedule="topological")
+    assert len(loader) == 3 and sorted(batch.plan.num_levels for batch in loader) == [3, 5, 7]
