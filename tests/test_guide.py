@@ -80,6 +80,13 @@ def test_the_program_on_tasks_runs():
     assert names["loss"] > 0 and len(names["best"]) == 1 and len(names["best"][0]) == 4
 
 
+def test_the_program_on_sequences_tags_and_writes():
+    names = program("crf.decode")
+    assert names["loss"] > 0 and names["found"].shape == (10,) and names["next_word"].shape == (10, 20)
+    alone = names["crf"].decode(names["scores"][4:], mpnn.graphs.chain(6).edge_index)
+    assert torch.equal(alone, names["found"][4:]) and names["texts"].shape == (2, 5)
+
+
 def test_the_program_on_open_and_closed_loops_runs():
     names = {}
     (program,) = (text for text in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S) if "NARX" in text)
