@@ -49,13 +49,19 @@ def greedy(step: Step, state: State, begin: int, end: int, max_length: int) -> l
     """For each text the most probable token, again and again, until it is ``end``.
 
     Args:
-        step, state: see above.
+        step, state: as ``begin`` of a ``LanguageModel`` or an ``EncoderDecoder`` gives them; see :mod:`mpnn.decode`.
         begin: the first token that is read.
         end: the token that ends a text.
         max_length: the most tokens to write, ``end`` counted.
 
     Returns:
         A hypothesis for each row of the state.
+
+    Example:
+        >>> table = torch.tensor([[0.1, 0.5, 0.4], [0.7, 0.1, 0.2], [0.9, 0.05, 0.05]]).log()
+        >>> markov = lambda token, state: (table[token], state)
+        >>> greedy(markov, (torch.zeros(1),), begin=0, end=2, max_length=3)[0].tokens       # the likeliest, each time
+        [1, 0, 1]
     """
     count, device = len(state[0]), state[0].device
     token = torch.full((count,), begin, device=device)
@@ -107,6 +113,14 @@ def beam(
 
     Raises:
         ValueError: ``width`` or ``max_length`` is less than 1, or the penalty is negative.
+
+    Example:
+        >>> table = torch.tensor([[0.1, 0.5, 0.4], [0.7, 0.1, 0.2], [0.9, 0.05, 0.05]]).log()
+        >>> markov = lambda token, state: (table[token], state)
+        >>> for found in beam(markov, (torch.zeros(1),), begin=0, end=2, max_length=3, width=2)[0]:
+        ...     print(found.tokens, round(found.log_prob, 2), found.ended)
+        [] -0.92 True
+        [1, 0, 1] -1.74 False
     """
     if width < 1 or max_length < 1 or length_penalty < 0:
         raise ValueError(

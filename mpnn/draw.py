@@ -74,6 +74,10 @@ def draw(
             or one that the structure of the graph does not admit; a colour that is none.
         CycleError: the schedule is topological, or the layout ``"dag"``, and the graph has a cycle.
         ImportError: ``matplotlib`` is not installed.
+
+    Example:
+        >>> import mpnn
+        >>> axes = draw(mpnn.graphs.grid(3, 4), "topological", labels=False)         # path="grid.png" writes it
     """
     _need_matplotlib()
     graph = _read(data)

@@ -188,10 +188,12 @@ class Plan:
 
     @property
     def num_levels(self) -> int:
+        """How many frontiers a pass has."""
         return len(self.node_counts)
 
     @property
     def num_edges(self) -> int:
+        """The edges of all types."""
         return sum(len(edges) for edges in self.edges.values())
 
     @property

@@ -187,7 +187,7 @@ equal ones by index: at most one colour more than the largest number of neighbou
 """
 
 
-def ordered(priority: Tensor | str, descending: bool = True) -> Schedule:
+def ordered(priority: Tensor | Mapping[str, Tensor] | str, descending: bool = True) -> Schedule:
     """Nodes fire one after the other, highest priority first; run in the fewest frontiers that give the same result.
 
     For an edge j -> i where j comes first, i is at least one level later and reads j's new state; where i comes first,
@@ -195,23 +195,39 @@ def ordered(priority: Tensor | str, descending: bool = True) -> Schedule:
     reversed pass, higher first).
 
     Args:
-        priority: ``(N,)``, or the name of a field of the data; nan is an error.
+        priority: ``(N,)``, or the name of a field of the data; nan is an error. ``{node type: (N,)}`` where nodes have
+            types.
         descending: whether the highest priority fires first.
+
+    Example:
+        >>> pairs = torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])             # 0 - 1 and 2 - 3
+        >>> ordered(torch.tensor([0.9, 0.2, 0.1, 0.8]))(pairs, num_nodes=4)  # 0 and 3 need not wait for each other
+        tensor([0, 1, 1, 0])
     """
     return Schedule("ordered", priority, descending)
 
 
-def by(values: Tensor | str) -> Schedule:
+def by(values: Tensor | Mapping[str, Tensor] | str) -> Schedule:
     """Nodes of equal value fire together, smallest value first: time steps, layers, precomputed levels.
 
     Args:
-        values: ``(N,)``, or the name of a field of the data; nan is an error.
+        values: ``(N,)``, or the name of a field of the data; nan is an error. ``{node type: (N,)}`` where nodes have
+            types.
+
+    Example:
+        >>> by(torch.tensor([1995, 1990, 2001, 1990]))(torch.tensor([[0], [1]]), num_nodes=4)
+        tensor([1, 0, 2, 0])
     """
     return Schedule("by", values)
 
 
 def get(schedule: str | Schedule | Tensor | Mapping[str, Tensor]) -> Schedule:
-    """A schedule from its name, from itself, or from a tensor of levels; one a type, where nodes have types."""
+    """A schedule from its name, from itself, or from a tensor of levels; one a type, where nodes have types.
+
+    Example:
+        >>> get("topological"), get(torch.tensor([0, 1])), get("coloured").reverse
+        (topological, by(values), coloured.reverse)
+    """
     if isinstance(schedule, Schedule):
         return schedule
     if isinstance(schedule, (Tensor, Mapping)):
