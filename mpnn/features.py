@@ -6,6 +6,10 @@ the words' rows of W. So it runs on the engine's own operation, transposed once 
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -140,3 +144,55 @@ def check_dense(owner: str, x: Tensor) -> None:
             f"{owner}: x is sparse, with layout {x.layout}; expected a dense tensor. Pass x.to_dense(), or put an "
             "mpnn.features.Linear, which takes sparse features, in front."
         )
+
+
+MIXED = ("dtype", "scalar type", "primitive descriptor")  # what torch says of dtypes that do not go together
+
+
+class Checked(nn.Module):
+    """A module that says which of its arguments has another dtype than its weights, where torch stops at that.
+
+    Nothing is asked before a call: an argument may differ that meets no weight, and under autocast all of them do.
+
+    Example:
+        >>> import mpnn
+        >>> mpnn.nn.GCN(3, 2)(torch.ones(2, 3).double(), torch.tensor([[0], [1]]))
+        Traceback (most recent call last):
+        TypeError: GCN: x has dtype torch.float64, but the weights have torch.float32; ...
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():  # what is traced in pieces may not stop in a try
+            return super().__call__(*args, **kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except RuntimeError as error:
+            if any(words in str(error) for words in MIXED):
+                _tell_dtypes(self, inspect.signature(self.forward).bind(*args, **kwargs).arguments, error)
+            raise
+
+
+def _tell_dtypes(module: nn.Module, given: dict[str, Any], error: RuntimeError) -> None:
+    """Raises if an argument has a floating-point dtype that no weight has."""
+    weights = [p.dtype for p in module.parameters() if p.is_floating_point()]
+    for name, value in _floating(given):
+        if weights and value.dtype not in weights and not torch.is_autocast_enabled(value.device.type):
+            raise TypeError(
+                f"{type(module).__name__}: {name} has dtype {value.dtype}, but the weights have {weights[0]}; expected "
+                f"the same. Pass {name}{_cast(weights[0])}, or call {_cast(value.dtype)} of the layer."
+            ) from error
+
+
+def _floating(given: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors among arguments, by name; also those in a tuple or a dict."""
+    for name, value in given.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield name, value
+        elif isinstance(value, dict):
+            yield from _floating({f"{name}[{key!r}]": v for key, v in value.items()})
+        elif isinstance(value, (tuple, list)):
+            yield from _floating({f"{name}[{k}]": v for k, v in enumerate(value)})
+
+
+def _cast(dtype: torch.dtype) -> str:
+    return {torch.float32: ".float()", torch.float64: ".double()"}.get(dtype, f".to({dtype})")

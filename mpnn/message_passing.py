@@ -16,6 +16,7 @@ from mpnn.aggr import resolve
 from mpnn.engine import Call, again, run
 from mpnn.engine.after import edge_values, graph_values
 from mpnn.engine.call import Rowwise, unknown
+from mpnn.features import Checked
 from mpnn.graph import Size
 from mpnn.hooks import MISSING, Argument, Hooks, check_own, read_hooks
 from mpnn.kernels import Loose
@@ -28,7 +29,7 @@ __all__ = ["MessagePassing"]
 _ONE_LEVEL = {False: schedules.synchronous, True: schedules.synchronous.reverse}
 
 
-class MessagePassing(nn.Module):
+class MessagePassing(Checked):
     r"""Message passing over any graph under any schedule.
 
     .. math::

@@ -12,7 +12,7 @@ from torch_geometric.nn.inits import reset
 
 from mpnn.aggr import resolve
 from mpnn.engine.returned import told
-from mpnn.features import check_dense
+from mpnn.features import Checked, check_dense
 from mpnn.graph import check_batch, check_edges
 from mpnn.plan import Plan, notes
 
@@ -32,7 +32,7 @@ def run_part(model: nn.Module, name: str, *given: Any, **options: Any) -> Any:
         raise
 
 
-class EdgeReadout(nn.Module):
+class EdgeReadout(Checked):
     r"""A value for each edge from its two ends.
 
     .. math::
@@ -82,7 +82,7 @@ def _check_once(edge_index: Any, num_nodes: int) -> None:
         known["checked", num_nodes] = True
 
 
-class GraphReadout(nn.Module):
+class GraphReadout(Checked):
     r"""A value for each graph from all its nodes.
 
     .. math::
