@@ -6,6 +6,7 @@ question                         function                                       
 do gradients vanish or explode?  :func:`state_sensitivity`, :func:`gamma`                :func:`plot_sensitivity`
 is a graph over-squashed?        :func:`input_sensitivity`                               :func:`plot_sensitivity`
 is a deep network over-smoothed? :func:`dirichlet_energy`, :func:`energies`              :func:`plot_energies`
+what is attended to?             :func:`attention`
 ================================ ======================================================= ==============================
 
 Example:
@@ -23,13 +24,15 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.utils import softmax
 
 from mpnn.engine import engine
-from mpnn.engine.call import tuple_of
+from mpnn.engine.call import Call, tuple_of
 from mpnn.graph import check_edges
 from mpnn.kernels import permute
 from mpnn.message_passing import MessagePassing
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Sensitivity",
+    "attention",
     "dirichlet_energy",
     "energies",
     "gamma",
@@ -466,6 +470,72 @@ def energies(
     """
     states = hidden_states(model, x, edge_index, layers=layers, **options)
     return torch.stack([dirichlet_energy(h, edge_index, by_degree, relative) for h in states])
+
+
+# Attention ------------------------------------------------------------------------------------------------------------
+
+
+def attention(model: nn.Module, *arguments: Any, **options: Any) -> list[tuple[Tensor, Tensor]]:
+    """What the layers with an ``attention`` attend to while ``model(*arguments, **options)`` is called, in the order of
+    the calls: the edges, and the weight of each, a softmax over the edges into a node.
+
+    The weights are those before dropout, and before a ``weight`` of the layer multiplies them. The edges are those that
+    the layer runs on: with the loops that a ``GAT`` adds, and turned where its schedule is reversed.
+
+    Returns:
+        For each call ``(2, E)`` int64 and ``(E,)``, or ``(E, K)`` of K heads.
+
+    Raises:
+        ValueError: there is no such layer, or its attention reads a state, which other levels write anew.
+
+    Example:
+        >>> import mpnn
+        >>> ((edges, weight),) = attention(mpnn.nn.GAT(2, 4), torch.ones(3, 2), torch.tensor([[0, 1], [2, 2]]))
+        >>> for edge, share in zip(edges.t().tolist(), weight.flatten().tolist()):
+        ...     print(edge, round(share, 2))
+        [0, 0] 1.0
+        [1, 1] 1.0
+        [0, 2] 0.33
+        [1, 2] 0.33
+        [2, 2] 0.33
+    """
+    found: list[tuple[Tensor, Tensor]] = []
+    layers = [layer for layer in model.modules() if isinstance(layer, MessagePassing) and layer.hooks.attention]
+    if not layers:
+        raise ValueError(f"attention: {type(model).__name__} has no layer with an attention; expected one, as GAT is.")
+    try:
+        for layer in layers:
+            vars(layer)["propagate"] = partial(_attending, layer, found)
+        with torch.no_grad():
+            model(*arguments, **options)
+    finally:
+        for layer in layers:
+            vars(layer).pop("propagate", None)
+    return found
+
+
+def _attending(
+    layer: MessagePassing, found: list, edge_index, schedule=None, num_nodes=None, batch=None, *rest, **fields
+) -> Any:
+    """``layer.propagate``, after the weights of its attention are noted."""
+    hook = layer.hooks.attention
+    if read := [argument.field for argument in hook.arguments if argument.field in layer.state]:
+        raise ValueError(
+            f"attention: {type(layer).__name__}.attention reads the state {read[0]!r}, which other levels write anew; "
+            "expected fields that stay."
+        )
+    plan = layer._plan(edge_index, schedule, layer._size(edge_index, num_nodes, fields))
+    edges, call = plan.edge_index(), Call(layer, plan, fields, batch, None)
+    values = [_at_edges(call.value(hook, argument), argument.role, edges) for argument in hook.arguments]
+    found.append((edges, softmax(layer.attention(*values), edges[1], num_nodes=plan.num_nodes)))
+    return type(layer).propagate(layer, edge_index, schedule, num_nodes, batch, *rest, **fields)
+
+
+def _at_edges(value: Any, role: str, edges: Tensor) -> Any:
+    """A value at the end of each edge that a hook asks for."""
+    if role == "edge" or not isinstance(value, Tensor) or not value.dim():
+        return value
+    return value.index_select(0, edges[0] if role == "source" else edges[1])
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------

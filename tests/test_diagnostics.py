@@ -5,11 +5,13 @@ import pytest
 import torch
 from compare import assert_close, randomised
 from torch import nn
+from torch_geometric.nn import GATConv, GATv2Conv
 from zoo import graphs
 
 import mpnn
 from mpnn.diagnostics import (
     Sensitivity,
+    attention,
     dirichlet_energy,
     energies,
     gamma,
@@ -413,3 +415,73 @@ def test_pictures_of_what_has_no_name_are_refused():
         plot_sensitivity(found)
     with pytest.raises(TypeError, match=r"plot_energies: found is a list"):
         plot_energies([1.0, 0.1])
+
+
+class Kinds(mpnn.MessagePassing):
+    """Attends by a field of the edges and one of the graph; its value is no state."""
+
+    value = "x"
+
+    def forward(self, x, edge_index, kind, u, batch=None):
+        return self.propagate(edge_index, x=x, kind=kind, u=u, batch=batch)
+
+    def attention(self, x_j, x_i, kind, u_g):
+        return (x_j * x_i).sum(1) + kind + u_g
+
+
+@pytest.mark.parametrize("ours, theirs", [(mpnn.nn.GAT, GATConv), (mpnn.nn.GATv2, GATv2Conv)])
+def test_attention_is_that_of_torch_geometric(ours, theirs):
+    x, edge_index = torch.randn(5, 3), torch.tensor([[0, 1, 2, 3, 4, 0], [1, 2, 2, 0, 0, 4]])  # a loop that is there
+    own, other = ours(3, 4, heads=2), theirs(3, 4, heads=2)
+    names = {"linear.weight": "lin.weight", "source.weight": "lin_l.weight", "source.bias": "lin_l.bias",
+             "target.weight": "lin_r.weight", "target.bias": "lin_r.bias"}  # fmt: skip
+    known = other.state_dict()
+    own.load_state_dict({n: known[names.get(n, n)].reshape(p.shape) for n, p in own.state_dict().items()})
+    ((edges, weight),) = attention(own.eval(), x, edge_index)
+    _, (looped, expected) = other(x, edge_index, return_attention_weights=True)
+    by_edge = {tuple(edge): row for edge, row in zip(looped.t().tolist(), expected, strict=True)}
+    assert len(by_edge) == edges.shape[1] == 5 + 5
+    assert_close(weight, torch.stack([by_edge[tuple(edge)] for edge in edges.t().tolist()]), "weights")
+
+
+def test_attention_is_what_a_model_weighs_its_messages_with():
+    layer, batch = Kinds(), torch.tensor([0, 0, 0, 1, 1])
+    edge_index = torch.tensor([[3, 0, 2, 1, 4], [4, 1, 1, 2, 4]])
+    given = torch.randn(5, 3), edge_index, torch.randn(5), torch.randn(2), batch
+    ((edges, weight),) = attention(nn.Sequential(layer)[0], *given)
+    assert torch.equal(edges, edge_index)
+    by_hand = torch.zeros(5, 3).index_add(0, edges[1], weight[:, None] * given[0][edges[0]])
+    assert_close(layer(*given), by_hand, "messages")
+    backwards = mpnn.plan(edge_index, "synchronous", 5)
+    ((edges, _),) = attention(layer, given[0], backwards.reverse, *given[2:])
+    assert torch.equal(edges, edge_index.flip(0))
+
+
+def test_attention_notes_every_call_and_leaves_the_layers_as_they_were():
+    pap, psp = ("paper", "PAP", "paper"), ("paper", "PSP", "paper")
+    layer, x = mpnn.nn.HAN(3, 4, [pap, psp], heads=2), {"paper": torch.randn(3, 3)}
+    found = attention(layer, x, {pap: torch.tensor([[0], [1]]), psp: torch.empty(2, 0, dtype=torch.long)})
+    assert [edges.shape[1] for edges, _ in found] == [1 + 3, 3] and not found[0][1].requires_grad
+    with pytest.raises(ValueError, match="x has 2 features"):
+        attention(mpnn.nn.GAT(3, 4), torch.ones(2, 2), torch.empty(2, 0, dtype=torch.long))
+    assert "propagate" not in vars(layer) and layer(x, {pap: torch.tensor([[0], [1]])})["paper"].shape == (3, 8)
+    with pytest.raises(ValueError, match="Kinds: 'u' has 3 rows, but without batch"):
+        attention(broken := Kinds(), torch.ones(2, 2), torch.tensor([[0], [1]]), torch.ones(1), torch.ones(3))
+    assert "propagate" not in vars(broken)
+
+
+def test_attention_that_is_none_or_reads_a_state_is_refused():
+    with pytest.raises(ValueError, match="attention: GCN has no layer with an attention"):
+        attention(mpnn.nn.GCN(2, 2), torch.ones(2, 2), torch.tensor([[0], [1]]))
+
+    class Reads(mpnn.MessagePassing):
+        state, value, hidden_features = "h", "h", 2
+
+        def attention(self, h_j):
+            return h_j.sum(1)
+
+        def forward(self, x, edge_index):
+            return self.propagate(edge_index, num_nodes=len(x))
+
+    with pytest.raises(ValueError, match="Reads.attention reads the state 'h', which other levels write anew"):
+        attention(Reads(), torch.ones(2, 2), torch.tensor([[0], [1]]))

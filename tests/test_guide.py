@@ -50,8 +50,9 @@ def test_the_program_on_states_reads_the_graph_in_both_directions():
 
 def test_the_program_on_attention_says_the_weights_that_it_uses():
     names = program("class EdgeAttention")
-    weights, src, dst, v = names["weights"], names["src"], names["dst"], names["known"]["v"]
+    weights, (src, dst) = names["weights"], names["edges"]
     assert torch.allclose(torch.zeros(6, 4).index_add(0, dst, weights)[1], torch.ones(4))
+    v = names["layer"].nodes(names["batch"].x).unflatten(1, (3, 4, 8))[:, 2]
     by_hand = torch.zeros(6, 4, 8).index_add(0, dst, weights[:, :, None] * v[src]).flatten(1)
     assert torch.allclose(by_hand, names["out"], atol=1e-6) and names["read"].shape == (2, 32)
 
