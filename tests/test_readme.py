@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -16,6 +18,15 @@ def test_the_programs_of_the_readme_run(capsys):
     assert "levels" in capsys.readouterr().out
 
 
-def test_what_the_readme_links_to_is_there():
-    for link in re.findall(r"\]\(([^)#:]+)\)", README.read_text()):
-        assert (README.parent / link).exists(), link
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page in links."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [README, *sorted((README.parent / "docs").glob("*.md"))], ids=lambda page: page.stem)
+def test_what_a_page_links_to_is_there(page):
+    for link in re.findall(r"\]\(([^):]+)\)", page.read_text()):
+        file, _, heading = link.partition("#")
+        assert (page.parent / file).exists(), link
+        assert not heading or heading in anchors(page.parent / file if file else page), link
