@@ -66,8 +66,8 @@ class Few:
         self.num_nodes, self.num_edges = edges.num_dst, len(edges)
 
     def sum(self, values: Tensor) -> Tensor:
-        values = kernels.addends(values)
         if values.requires_grad or values.numel() > SHORT or not values.is_floating_point():
+            values = kernels.addends(values)
             return values.new_zeros(self.num_nodes, *values.shape[1:]).index_add(0, self.index, values)
         return torch.segment_reduce(values, "sum", offsets=self.rowptr)  # the same, in the same order
 
