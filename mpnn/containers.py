@@ -51,6 +51,9 @@ def apply(layer: nn.Module, data: Data | HeteroData, **more: Any) -> Data | Hete
             f"apply: data is a {type(data).__name__}; expected a torch_geometric Data, HeteroData or Batch. Of another "
             "container, call the layer with its tensors."
         )
+    if isinstance(layer, type):
+        name = layer.__name__
+        raise TypeError(f"apply: layer is the class {name}; expected a layer that is made, {name}(...).")
     parameters = inspect.signature(layer.forward).parameters
     given, rows = {}, ()
     if not {"x", "edge_index", "x_dict", "edge_index_dict"} & set(parameters):

@@ -95,6 +95,9 @@ def explain(
     if model is None:
         rule = "synchronous" if schedule is None else schedule
         return Explanation({"": plan(data, rule, num_nodes, "explain")})
+    if isinstance(model, type):
+        name = model.__name__
+        raise TypeError(f"explain: model is the class {name}; expected one that is made, {name}(...).")
     layers = {name: module for name, module in model.named_modules() if isinstance(module, MessagePassing)}
     if not layers:
         raise ValueError(f"explain: {type(model).__name__} has no mpnn.MessagePassing layer; pass one that has.")

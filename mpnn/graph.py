@@ -105,9 +105,12 @@ def edges_of(graph: Any) -> dict[str, Tensor]:
         return {str(name): edge_index for name, edge_index in graph.items()}
     edge_index = getattr(graph, "edge_index", None)
     if edge_index is None:
+        way = "Build one with mpnn.from_networkx, or set data.edge_index."
+        if hasattr(graph, "__array__") or isinstance(graph, (list, tuple)):
+            way = "Wrap it: torch.as_tensor(edge_index)."
         raise TypeError(
             f"a {type(graph).__name__} holds no edge_index; expected a torch_geometric Data or Batch, a tensor (2, E), "
-            "a dict {edge type: (2, E)} or a Plan. Build one with mpnn.from_networkx, or set data.edge_index."
+            f"a dict {{edge type: (2, E)}} or a Plan. {way}"
         )
     return {"": edge_index}
 

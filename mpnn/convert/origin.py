@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data, HeteroData
+from torch_geometric.data.data import BaseData
 
 NODE, TO = "node", "to"  # the types of nodes and edges that have none
 STRUCTURE = frozenset({"edge_index", "num_nodes", "node_number", "edge_number", "networkx"})
@@ -130,6 +131,8 @@ def node_positions(data: Data | HeteroData, node_type: str | None = None) -> dic
 
 def _node_store(data: Data | HeteroData, node_type: str | None) -> Any:
     """Where the nodes of a type are kept."""
+    if not isinstance(data, BaseData):
+        raise TypeError(f"node_ids: data is a {type(data).__name__}; expected a Data or HeteroData.")
     known = data.node_types if isinstance(data, HeteroData) else [None]
     if node_type not in known:
         raise ValueError(

@@ -10,6 +10,7 @@ from torch_geometric.nn.inits import reset
 
 from mpnn.features import check_dense
 from mpnn.message_passing import MessagePassing
+from mpnn.nn.readout import check_parts
 from mpnn.plan import Plan
 
 __all__ = ["GraphNetwork"]
@@ -63,6 +64,8 @@ class GraphNetwork(MessagePassing):
         readout: str | nn.Module = "sum",
     ):
         super().__init__(aggr, readout)
+        parts = {"edge": edge, "node": node, "graph": graph}
+        check_parts("GraphNetwork", **{name: part for name, part in parts.items() if part is not None})
         self.edge, self.node, self.graph = edge, node, graph
 
     def reset_parameters(self) -> None:

@@ -106,6 +106,11 @@ class GraphRecurrent(MessagePassing):
                 f"{type(self).__name__}: reset={reset!r} is not for cell={cell!r}; expected 'after', or 'before' with "
                 "'gru', which has a reset gate."
             )
+        if isinstance(conv, nn.Module) or not callable(conv):
+            raise TypeError(
+                f"{type(self).__name__}: conv is {conv}; expected what makes a layer from two widths: a class such as "
+                "mpnn.nn.GCN, or functools.partial(mpnn.nn.GCN, bias=False)."
+            )
         super().__init__()
         self.cell, self.in_features, self.hidden_features = cell, in_features, hidden_features
         gates, fields = CELLS[cell]

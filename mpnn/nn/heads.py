@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mpnn import schedule
 from mpnn.engine.call import tuple_of
 from mpnn.graph import check_batch
-from mpnn.nn.readout import GraphReadout, run_part
+from mpnn.nn.readout import GraphReadout, check_parts, run_part
 from mpnn.nn.recurrent import Recurrent
 from mpnn.plan import cached_plan
 
@@ -149,6 +149,7 @@ class SequenceClassifier(nn.Module):
 
     def __init__(self, layer: nn.Module, f: nn.Module, readout: str | nn.Module = "last"):
         super().__init__()
+        check_parts("SequenceClassifier", layer=layer, f=f)
         self.layer, self.f = layer, f
         self.readout = None if readout == "last" else GraphReadout(readout)
 
@@ -188,6 +189,7 @@ class Tagger(nn.Module):
 
     def __init__(self, layer: nn.Module, f: nn.Module):
         super().__init__()
+        check_parts("Tagger", layer=layer, f=f)
         self.layer, self.f = layer, f
 
     def forward(self, x: Tensor, edge_index: Any, **inputs: Any) -> Tensor:
@@ -231,6 +233,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, embedding: nn.Module, layer: Recurrent, f: nn.Module):
         super().__init__()
+        check_parts("LanguageModel", embedding=embedding, layer=layer, f=f)
         check_one_way("LanguageModel", layer)
         self.embedding, self.layer, self.f = embedding, layer, f
 

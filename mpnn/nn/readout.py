@@ -32,6 +32,14 @@ def run_part(model: nn.Module, name: str, *given: Any, **options: Any) -> Any:
         raise
 
 
+def check_parts(owner: str, **parts: Any) -> None:
+    """Raises where a part of a model is no module or function that is made: a number, or a class."""
+    for name, part in parts.items():
+        if isinstance(part, type) or not callable(part):
+            what = f"the class {part.__name__}" if isinstance(part, type) else repr(part)
+            raise TypeError(f"{owner}: {name} is {what}; expected a module that is made, as nn.Linear(8, 3) is.")
+
+
 class EdgeReadout(Checked):
     r"""A value for each edge from its two ends.
 
@@ -59,6 +67,7 @@ class EdgeReadout(Checked):
 
     def __init__(self, f):
         super().__init__()
+        check_parts("EdgeReadout", f=f)
         self.f = f
 
     def reset_parameters(self) -> None:
@@ -112,6 +121,7 @@ class GraphReadout(Checked):
     def __init__(self, aggr: str | nn.Module = "sum", f: nn.Module | None = None):
         super().__init__()
         self.name, self.aggr = resolve("GraphReadout", aggr)
+        check_parts("GraphReadout", **({} if f is None else {"f": f}))
         self.f = f
 
     def reset_parameters(self) -> None:

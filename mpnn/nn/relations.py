@@ -13,6 +13,7 @@ from torch_geometric.nn.module_dict import ModuleDict
 
 from mpnn.features import check_dense
 from mpnn.graph import check_edges
+from mpnn.nn.readout import check_parts
 from mpnn.plan import cached_plan
 from mpnn.schedule import Schedule, synchronous
 from mpnn.typed import by_type, check_edge_types
@@ -74,6 +75,8 @@ class RelationWise(nn.Module):
         if not layers:
             raise ValueError("RelationWise: layers is empty; expected {(source type, relation, target type): layer}.")
         check_edge_types("RelationWise", "layers", layers)
+        for kind, layer in layers.items():
+            check_parts(f"RelationWise {kind}", layer=layer)
         if isinstance(combine, str) and combine not in COMBINE:
             raise ValueError(
                 f"RelationWise: combine={combine!r} is unknown; expected {', '.join(map(repr, COMBINE))}, or a module."
