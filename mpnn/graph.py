@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import accumulate, chain
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,15 @@ def names_of(graph: Any, nodes: list[int]) -> list:
 
         ids = node_ids(graph)
     return nodes if ids is None else [ids[i] for i in nodes]
+
+
+def check_sizes(owner: str, **sizes: Any) -> None:
+    """Raises where a width, or how many there are, is no whole number of at least 1; inputs may be none."""
+    for name, size in sizes.items():
+        least = 0 if name == "in_features" else 1
+        if not isinstance(size, Integral) or size < least:
+            way = " Sizes are not found out later: pass x.shape[1]." if size == -1 else ""
+            raise ValueError(f"{owner}: {name}={size!r}; expected a whole number, {least} or more.{way}")
 
 
 def check_batch(owner: str, batch: Tensor | None, num_nodes: int) -> None:

@@ -48,6 +48,28 @@ def test_a_slip_is_told_what_was_expected(slip):
         SLIPS[slip][0]()
 
 
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: LSTM(-1, 8), r"LSTM: in_features=-1; expected a whole number, 0 or more. .*x.shape\[1\]"),
+        (lambda: mpnn.nn.GRU(4, 8.0), "GRU: hidden_features=8.0; expected a whole number, 1 or more.$"),
+        (lambda: mpnn.nn.RNN(4, 8, num_layers=0), "RNN: num_layers=0; expected a whole number, 1 or more"),
+        (lambda: LSTM(4, 8, dropout=2), "LSTM: dropout=2; expected a probability, 0 to 1"),
+        (lambda: mpnn.nn.ChildSumTreeLSTM((4, 2), 8), r"ChildSumTreeLSTM: in_features=\(4, 2\); expected a"),
+        (lambda: mpnn.nn.TreeGRU(4, 0), "TreeGRU: hidden_features=0; expected a whole number, 1 or more"),
+        (lambda: mpnn.nn.GAT(4, 8, heads=0), "GAT: heads=0; expected a whole number, 1 or more"),
+    ],
+)
+def test_sizes_that_are_none_are_named_where_the_layer_is_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_sizes_may_be_any_whole_number_and_inputs_none():
+    layer = mpnn.nn.GRU(np.int64(0), np.int32(2), num_layers=np.int64(2))
+    assert layer(torch.ones(3, 0), EDGES).shape == (3, 2)
+
+
 def test_functions_are_as_good_as_modules():
     first = lambda h: h[:, :2]  # noqa: E731
     assert mpnn.nn.Tagger(LSTM(4, 8), first)(X, EDGES).shape == (3, 2)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpnn.features import Linear, check_features
+from mpnn.graph import check_sizes
 from mpnn.loops import looped
 from mpnn.message_passing import MessagePassing
 
@@ -32,6 +33,7 @@ class _Attention(MessagePassing):
         bias: bool = True,
     ):
         super().__init__()
+        check_sizes(self._name, heads=heads)
         self.in_features, self.out_features, self.heads, self.concat = in_features, out_features, heads, concat
         self.attention_dropout, self.negative_slope, self.self_loops = dropout, negative_slope, self_loops
         self.bias = nn.Parameter(torch.zeros(heads * out_features if concat else out_features)) if bias else None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mpnn import schedule as schedules
 from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
+from mpnn.graph import check_sizes
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan
 from mpnn.products import linear
@@ -95,6 +96,9 @@ class Recurrent(MessagePassing):
         bidirectional: bool = False,
     ):
         super().__init__()
+        check_sizes(self._name, in_features=in_features, hidden_features=hidden_features, num_layers=num_layers)
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"{self._name}: dropout={dropout}; expected a probability, 0 to 1.")
         self.in_features, self.hidden_features, self.num_layers = in_features, hidden_features, num_layers
         self.bias, self.dropout, self.bidirectional = bias, dropout, bidirectional
         self.ways = ("", "_reverse") if bidirectional else ("",)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mpnn import schedule as schedules
 from mpnn.engine import rowwise
 from mpnn.features import check_dense, check_features
+from mpnn.graph import check_sizes
 from mpnn.kept import Unwritten
 from mpnn.message_passing import MessagePassing
 from mpnn.plan import Plan
@@ -42,6 +43,7 @@ class Recursive(MessagePassing):
         self, in_features: int, hidden_features: int, shapes: dict[str, tuple], bidirectional: bool, **options: Any
     ):
         super().__init__()
+        check_sizes(self._name, in_features=in_features, hidden_features=hidden_features)
         self.in_features, self.hidden_features, self.options = in_features, hidden_features, options
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape)))
