@@ -26,6 +26,8 @@ def check_rows(layer, hook: str, values: Any, count: int, what: str) -> None:
 
 def check_weight(layer, hook: str, weight: Any, count: int, value: Tensor) -> Tensor:
     """What ``weight`` or ``attention`` gave, if it is a number an edge, or one for each head of the value."""
+    if type(weight) is Tensor and weight.shape == (count,):
+        return weight
     check_rows(layer, hook, weight, count, "edges")
     if weight.dim() > 1 and (weight.dim() > 2 or value.dim() != 3 or weight.shape[1] not in (1, value.shape[1])):
         heads = f", or one a head, {(count, value.shape[1])}" if value.dim() == 3 else ""

@@ -22,20 +22,25 @@ class Products(Prepared):
 
     def __init__(self, layer, plan):
         (kind,) = plan.edges
-        super().__init__(layer, plan, [*layer.hooks.on_edges(kind), layer.hooks.update])
+        on_edges = layer.hooks.on_edges(kind)
+        super().__init__(layer, plan, [*on_edges, layer.hooks.update])
+        self.whole = Whole(self.edges)
+        self.gathers = {hook.name for hook in on_edges if any(a.role != "edge" for a in hook.arguments)}
 
     def aggregated(self, layer, values: list) -> Tensor:
         hooks, value = layer.hooks, values[0]
         if _attends(layer):
             score = self.at_edges(layer, hooks.attention, values)
             return kernels.attend(self.edges, check_weight(layer, "attention", score, len(self.edges), value), value)
-        weight = weights(layer, hooks, lambda hook: self.at_edges(layer, hook, values), Whole(self.edges), value)
+        weight = weights(layer, hooks, lambda hook: self.at_edges(layer, hook, values), self.whole, value)
         summed = kernels.weighted_mean if layer.aggr == "mean" else kernels.weighted_sum
         return summed(self.edges, weight, value)
 
     def at_edges(self, layer, hook: Hook, values: list) -> Any:
         """What a hook gives for the edges: piece by piece, if what it asks for is too large to be gathered at once."""
         values, edges, function = values[self.parts[hook.name]], self.edges, getattr(layer, hook.name)
+        if hook.name not in self.gathers:
+            return function(*values)
         ends = [_end(value, a.role) for value, a in zip(values, hook.arguments)]
         width = kernels.gathered(values, ends)
         if width > FEW and len(edges) * width > LARGE and not isinstance(edges, kernels.Loose):
