@@ -162,10 +162,10 @@ class Checked(nn.Module):
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():  # what is traced in pieces may not stop in a try
-            return super().__call__(*args, **kwargs)
-        try:
-            return super().__call__(*args, **kwargs)
+        try:  # as nn.Module does it, without one more call
+            if self._compiled_call_impl is None:
+                return self._call_impl(*args, **kwargs)
+            return self._compiled_call_impl(*args, **kwargs)
         except RuntimeError as error:
             if any(words in str(error) for words in MIXED):
                 _tell_dtypes(self, inspect.signature(self.forward).bind(*args, **kwargs).arguments, error)
