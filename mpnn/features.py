@@ -101,19 +101,30 @@ class Linear(nn.Linear):
     def product(self, x: Tensor, bias: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
         """``x W^T``, without the layer's own bias; plus another, and plus rows, if given."""
         check_features(type(self).__name__, x, self.in_features, deep=True)
-        if not is_sparse(x):
-            return linear(x, self.weight, bias, plus)
-        if x.layout is not torch.sparse_csr:
-            raise ValueError(
-                f"Linear: x has layout {x.layout}; expected a dense or a sparse CSR tensor. Pass x.to_sparse_csr()."
-            )
-        product = weighted_sum(*_bag(x), self.weight.t())
-        product = product if bias is None else product + bias
-        return product if plus is None else product + plus
+        return _product(x, self.weight, bias, plus)
+
+    def products(self, x: Tensor, other: nn.Linear) -> tuple[Tensor, Tensor]:
+        """``x W^T`` with this layer's weights and with another's, without biases: one pass over x for both."""
+        check_features(type(self).__name__, x, self.in_features, deep=True)
+        both = _product(x, torch.cat([self.weight, other.weight]))
+        return both.split([self.out_features, other.out_features], -1)
 
     def shift(self, x: Tensor) -> Tensor:
         """``x + b``."""
         return x if self.bias is None else x + self.bias
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
+    """``x W^T + b + plus``."""
+    if not is_sparse(x):
+        return linear(x, weight, bias, plus)
+    if x.layout is not torch.sparse_csr:
+        raise ValueError(
+            f"Linear: x has layout {x.layout}; expected a dense or a sparse CSR tensor. Pass x.to_sparse_csr()."
+        )
+    product = weighted_sum(*_bag(x), weight.t())
+    product = product if bias is None else product + bias
+    return product if plus is None else product + plus
 
 
 def check_features(owner: str, x: Tensor, expected: int, deep: bool = False) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mpnn.features import Linear, check_dense, is_sparse
 from mpnn.message_passing import MessagePassing
 
 __all__ = ["GraphSAGE"]
+
+NARROW, MANY = 16, 1 << 10  # columns of a product, and rows, at which joining two begins to pay (measured on a CPU)
 
 
 class GraphSAGE(MessagePassing):
@@ -68,12 +71,25 @@ class GraphSAGE(MessagePassing):
         source, target = x if isinstance(x, tuple) else (x, x)
         size = (source.shape[0], target.shape[0]) if isinstance(x, tuple) else target.shape[0]
         linear_first = self.aggr in ("sum", "mean") and (is_sparse(source) or self.out_features < self.in_features)
+        if linear_first and source is target and self._reads_once(source):
+            message, own = self.neighbour.products(source, self.own)
+            message = self.propagate(edge_index, x=(message, target), num_nodes=size)
+            bias = self.neighbour.bias
+            return (own if bias is None else own + bias.to(own.dtype)) + message
         if linear_first:  # the product commutes with sums; this way less travels
             message = self.propagate(edge_index, x=(self.neighbour.product(source), target), num_nodes=size)
         else:
             check_dense(f"GraphSAGE with aggr={self.aggr!r}", source)
             message = self.neighbour.product(self.propagate(edge_index, x=(source, target), num_nodes=size))
         return self.own.product(target, self.neighbour.bias).add_(message)
+
+    def _reads_once(self, x: Tensor) -> bool:
+        """Whether both products in one, twice as wide, are quicker: what costs is to look up the words of sparse rows,
+        and of many dense ones a narrow product takes as long as a wider one.
+        """
+        if is_sparse(x):
+            return True
+        return self.out_features < NARROW and not torch.compiler.is_compiling() and x.shape[0] >= MANY
 
     def __repr__(self) -> str:
         return f"GraphSAGE({self.in_features}, {self.out_features}, aggr={self.aggr!r})"

@@ -47,6 +47,20 @@ def test_sage_equals_torch_geometric(aggr, out_features):
         assert_golden(ours, theirs, NAMES, x, data.edge_index, what=name)
 
 
+@pytest.mark.parametrize("aggr", ["sum", "mean"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_both_products_in_one_are_what_each_is_alone(aggr, bias):
+    torch.manual_seed(0)
+    layer = randomised(mpnn.nn.GraphSAGE(8, 5, aggr, bias=bias))
+    words = torch.randn(1100, 8, dtype=torch.float64) * (torch.rand(1100, 8) < 0.2)  # rows enough for the dense one
+    edge_index = torch.randint(1100, (2, 3000))
+    apart = layer((words, words.clone()), edge_index)
+    assert_same(layer(words, edge_index), apart, list(layer.parameters()), what="dense")
+    assert_same(layer(words.to_sparse_csr(), edge_index), apart, list(layer.parameters()), what="sparse")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.float()(words.float(), edge_index).dtype == torch.bfloat16
+
+
 def test_sources_and_targets_may_be_two_sets_of_nodes():
     ours, theirs = mpnn.nn.GraphSAGE(3, 2).double(), SAGEConv(3, 2).double()
     edge_index = torch.tensor([[0, 4, 2, 2], [0, 1, 1, 0]])
