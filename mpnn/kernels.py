@@ -345,7 +345,8 @@ def weighted_sum(edges: Edges | Loose, weight: Tensor | None, value: Tensor) -> 
     Returns:
         ``(N_dst, ...)``; 0 for a node without edges. Of whole numbers with such weights or none, int64.
     """
-    value = addends(value, torch.int64 if weight is None else torch.promote_types(weight.dtype, torch.int64))
+    if not value.is_floating_point():
+        value = addends(value, torch.int64 if weight is None else torch.promote_types(weight.dtype, torch.int64))
     if isinstance(edges, Loose):
         return segment_sum(edges, weigh(weight, value.index_select(0, edges.src)))
     if weight is not None:
