@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
+from torch.compiler import is_compiling
 
 from mpnn.engine.call import Call, Result, rowwise
 from mpnn.engine.packed import described, not_packed, packed
@@ -132,7 +132,7 @@ LIMITS = {"spmm": _not_spmm, "small": not_small, "packed": not_packed}  # of the
 
 def again(layer, graph: Any, num_nodes: Size | None) -> Prepared | None:
     """What ran the last such call, if it was prepared for more of them and the graph is what it was."""
-    if _forced.way or torch.compiler.is_compiling():
+    if _forced.way or is_compiling():
         return None
     return notes(graph).get(key(layer, num_nodes))
 

@@ -43,6 +43,7 @@ class Prepared:
         self.update, self.own = hook.name, self.parts[hook.name]
         arguments = [(hook, argument) for hook in hooks for argument in hook.arguments]
         self.slots = [k for k, (_, a) in enumerate(arguments) if a.role == "message"]
+        self.alone = len(hook.arguments) == len(self.slots) == 1
         self.arguments = [(hook, a) for hook, a in arguments if a.role != "message"]
         where = {
             "source": (0, plan.num_src, src),
@@ -95,9 +96,12 @@ class Prepared:
     def __call__(self, layer, values: list) -> Any:
         """The hooks, of values that are in place."""
         got = self.aggregated(layer, values)
-        for slot in self.slots:
-            values.insert(slot, got)
-        new = getattr(layer, self.update)(*values[self.own])
+        if self.alone:
+            new = getattr(layer, self.update)(got)
+        else:
+            for slot in self.slots:
+                values.insert(slot, got)
+            new = getattr(layer, self.update)(*values[self.own])
         if new is not got and not layer.state:
             check_rows(layer, self.update, new, self.num_nodes, "nodes")
         return new

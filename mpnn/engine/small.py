@@ -45,14 +45,15 @@ class Small(Prepared):
     def __init__(self, layer, plan):
         edges = plan.edges[""]
         super().__init__(layer, plan, [*layer.hooks.on_edges(""), layer.hooks.update], edges.src, edges.dst)
-        self.segment = Few(edges)
+        self.segment, self.num_edges = Few(edges), len(edges)
         self.reduce, self.message = getattr(self.segment, layer.aggr), self.parts.get("message")
 
     def aggregated(self, layer, values: list) -> Tensor | tuple[Tensor, ...]:
         if self.message is not None:
             sent = layer.message(*values[self.message])
-            if type(sent) is not Tensor or not sent.dim() or sent.shape[0] != self.segment.num_edges:
-                check_rows(layer, "message", sent, self.segment.num_edges, "edges")
+            if type(sent) is Tensor and sent.dim() and sent.shape[0] == self.num_edges:
+                return self.reduce(sent)
+            check_rows(layer, "message", sent, self.num_edges, "edges")
             return each(self.reduce, sent)
         given = {name: values[part] for name, part in self.parts.items()}
         return self.reduce(messages(layer, layer.hooks, "", given, self.segment))
