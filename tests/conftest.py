@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 import mpnn.train
@@ -25,3 +26,15 @@ def mpnn_data() -> Path:
     if not given:
         pytest.skip("MPNN_DATA is not set; point it at the folder with the data sets to run this test")
     return Path(given)
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Compiled levels run as they were traced and cut in two, without Inductor, which takes seconds for each."""
+    from mpnn.engine import program
+
+    monkeypatch.setattr(program, "compile_graph", lambda graph, **_: lambda given: graph(*given))
+    program._tracer.cache_clear()
+    torch._dynamo.reset()
+    yield
+    program._tracer.cache_clear()

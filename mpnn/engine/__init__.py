@@ -11,6 +11,8 @@ small         one level of few edges, of messages          torch's own operation
               of their own or with attention
 packed        chains with a cell that torch has            torch's recurrent kernels on blocks of steps by chains
 ============= ============================================ ==========================================================
+
+On request the wavefront computes a level's hooks again on the way back, or runs what torch's compiler made of them.
 """
 
 from __future__ import annotations
@@ -38,28 +40,34 @@ WAYS = {"reference": reference, "wavefront": wavefront, "spmm": Products.run, "s
 
 
 class _Forced(threading.local):
-    """What ``engine`` asks for in a thread: a way of running, and whether to compute again."""
+    """What ``engine`` asks for in a thread: a way of running, and whether to compute again or to compile."""
 
     way: str | None = None
     recompute = False
+    compile = False
 
 
 _forced = _Forced()
 
 
 @contextmanager
-def engine(name: str, recompute: bool = False) -> Iterator[None]:
-    """Forces one way of running for all passes inside the ``with`` block, in this thread.
+def engine(name: str | None = None, recompute: bool = False, compile: bool = False) -> Iterator[None]:
+    """Says how all passes inside the ``with`` block are run, in this thread.
 
     Args:
-        name: ``"reference"``, ``"wavefront"``, ``"spmm"``, ``"small"`` or ``"packed"``.
+        name: ``"reference"``, ``"wavefront"``, ``"spmm"``, ``"small"`` or ``"packed"``; unless given, each pass is run
+            the way that is picked for it.
         recompute: of ``"wavefront"`` only: what the hooks compute in a level is not kept for the way back, but computed
             again there, level by level, from the states. Results and gradients are the same. Hooks are called twice,
             with the same random numbers.
+        compile: passes of several levels that the wavefront runs are run by code that torch's compiler makes of the
+            hooks, once for all levels alike (seconds, and a C++ compiler where there is no GPU). Results and gradients
+            are the same, to rounding. It pays where levels are narrow; see the guide. Other passes are run as without.
 
     Raises:
-        ValueError: the name is unknown, or that way does not recompute; or, when a pass is run, that way cannot run it
-            (the error says why).
+        ValueError: the name is unknown, or that way does not recompute or compile; or, when a pass is run, that way
+            cannot run it (the error says why).
+        RuntimeError: when a pass is run, its hooks cannot be compiled.
 
     Example:
         >>> import torch, mpnn
@@ -70,16 +78,27 @@ def engine(name: str, recompute: bool = False) -> Iterator[None]:
         >>> torch.equal(slow, layer(x, edge_index))
         True
     """
-    if name not in WAYS:
-        raise ValueError(f"engine({name!r}) is unknown; expected {', '.join(map(repr, WAYS))}.")
-    if recompute and name != "wavefront":
-        raise ValueError(f"engine({name!r}, recompute=True): only 'wavefront' computes again; expected that name.")
-    before = _forced.way, _forced.recompute
-    _forced.way, _forced.recompute = name, recompute
+    _check(name, recompute, compile)
+    before = _forced.way, _forced.recompute, _forced.compile
+    _forced.way, _forced.recompute, _forced.compile = name, recompute, compile
     try:
         yield
     finally:
-        _forced.way, _forced.recompute = before
+        _forced.way, _forced.recompute, _forced.compile = before
+
+
+def _check(name: str | None, recompute: bool, compile: bool) -> None:
+    if name is not None and name not in WAYS:
+        raise ValueError(f"engine({name!r}) is unknown; expected {', '.join(map(repr, WAYS))}.")
+    if recompute and name != "wavefront":
+        raise ValueError(f"engine({name!r}, recompute=True): only 'wavefront' computes again; expected that name.")
+    if compile and name not in (None, "wavefront"):
+        raise ValueError(f"engine({name!r}, compile=True): only 'wavefront' is compiled; expected that name, or none.")
+    if compile and recompute:
+        raise ValueError(
+            "engine(recompute=True, compile=True): what is compiled keeps only what is cheaper to keep than to compute "
+            "again; expected one of the two."
+        )
 
 
 def choose(layer, plan, only: tuple[str, ...] | None = None) -> tuple[str, str]:
@@ -96,8 +115,11 @@ def choose(layer, plan, only: tuple[str, ...] | None = None) -> tuple[str, str]:
         return way, f"one level of {plan.num_edges} edges, and a layer without state: torch's own operations"
     if way == "packed":
         return way, described(layer, plan)
+    compiled = ", compiled" if _forced.compile else ""
     levels = (
-        f"{plan.num_levels} levels, frontier by frontier" if plan.num_levels > 1 else "one level, all edges at once"
+        f"{plan.num_levels} levels, frontier by frontier{compiled}"
+        if plan.num_levels > 1
+        else "one level, all edges at once"
     )
     return way, f"{levels} (no {'sparse product' if layer.kernel() is None else 'kernel of torch'}: {obstacle})"
 
@@ -142,4 +164,8 @@ def run(call: Call) -> Result:
     way = _pick(call.layer, call.plan, call.only)[0]
     if way != "packed":  # where chains start is all that torch's kernels ask
         call.start()
+    if way == "wavefront" and _forced.compile and call.plan.num_levels > 1:
+        from mpnn.engine.compiled import compiled  # it loads the compiler
+
+        return compiled(call)
     return wavefront(call, _forced.recompute) if way == "wavefront" else WAYS[way](call)

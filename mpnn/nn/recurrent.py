@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,10 +37,8 @@ class Weights:
     bias_hh: Tensor | None
     weight_ch: Tensor | None
 
-    @cached_property
-    def times_hh(self) -> Times:
-        """The product with weight_hh, which each level takes."""
-        return Times(self.weight_hh)
+    def __post_init__(self):
+        self.times_hh = Times(self.weight_hh)  # which each level takes
 
 
 class Recurrent(MessagePassing):

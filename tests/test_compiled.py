@@ -1,0 +1,317 @@
+"""mpnn.engine(compile=True): levels by compiled programs, against the reference."""
+
+import importlib
+
+import pytest
+import torch
+from compare import assert_same
+from hypothesis import given, settings
+from strategies import seeds
+from test_engine import CELLS, EdgeUpdate, flat, inputs, leaves_of, situations
+
+import mpnn
+import mpnn.lattice
+from mpnn.engine import choose, program
+from mpnn.schedule import ordered
+
+
+def compiled(layer, edge_index, schedule, fields, **options):
+    with mpnn.engine("wavefront", compile=True):
+        return flat(layer.propagate(edge_index, schedule=schedule, **fields, **options))
+
+
+def reference(layer, edge_index, schedule, fields, **options):
+    with mpnn.engine("reference"):
+        return flat(layer.propagate(edge_index, schedule=schedule, **fields, **options))
+
+
+compiled_engine = importlib.import_module("mpnn.engine.compiled")
+REFUSED = {"median of messages"}  # torch_geometric's takes the number of rows for what it is
+RUNS = {
+    name: make
+    for name, make in CELLS.items()
+    if make().hooks.edge_update is None and make().state and name not in REFUSED
+}
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", RUNS)
+def test_programs_give_what_the_reference_gives(name):
+    layer = RUNS[name]()
+
+    @settings(max_examples=25)
+    @given(situation=situations(), seed=seeds)
+    def check(situation, seed):
+        (graph, schedule), generator = situation, torch.Generator().manual_seed(seed)
+        edge_index, fields = inputs(layer, graph, generator)
+        leaves = leaves_of(layer, fields)
+        expected = reference(layer, edge_index, schedule, fields)
+        for time in ("", ", once more"):
+            found = compiled(layer, edge_index, schedule, fields)
+            assert_same(found, expected, leaves, what=f"compiled{time} {schedule}")
+
+    check()
+
+
+# By Inductor ----------------------------------------------------------------------------------------------------------
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def graph_lstm(num_nodes, num_edges, seed):
+    """A Graph LSTM on a random graph in random order, with states from before the pass."""
+    generator = torch.Generator().manual_seed(seed)
+    edge_index = torch.randint(num_nodes, (2, num_edges), generator=generator)
+    schedule = ordered(torch.rand(num_nodes, generator=generator))
+    given = [draw(num_nodes, 3, seed=k).requires_grad_() for k in range(3)]
+    return edge_index, schedule, given
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many programs were made."""
+    made = []
+    compile_ = program.Program._compile
+    monkeypatch.setattr(program.Program, "_compile", lambda self, *given: (made.append(1), compile_(self, *given)))
+    program._tracer.cache_clear()
+    torch._dynamo.reset()
+    yield made
+    program._tracer.cache_clear()
+
+
+def test_what_inductor_makes_of_a_cell_serves_all_graphs_and_weights(counted):
+    torch.manual_seed(0)
+    layer = mpnn.nn.GraphLSTM(3, 3).double()
+    numbers = []
+    for seed, (nodes, edges) in enumerate([(9, 30), (14, 20), (5, 40)]):
+        edge_index, schedule, given = graph_lstm(nodes, edges, seed)
+        leaves = [*layer.parameters(), *given]
+        with mpnn.engine("reference"):
+            expected = layer(given[0], edge_index, *given[1:], schedule=schedule)
+        with mpnn.engine(compile=True):
+            found = layer(given[0], edge_index, *given[1:], schedule=schedule)
+        assert_same(found, expected, leaves, what=f"{nodes} nodes")
+        numbers.append(len(counted))
+        with torch.no_grad():  # as an optimiser does
+            for parameter in layer.parameters():
+                parameter.add_(0.1)
+    assert numbers[0] >= 1 and numbers[-1] <= 4  # and more only for levels of one node or edge, or of none
+    again = len(counted)
+    with mpnn.engine(compile=True):
+        layer(given[0], edge_index, *given[1:], schedule=schedule)
+    assert len(counted) == again
+
+
+def test_edges_of_several_types_are_compiled(counted):
+    torch.manual_seed(0)
+    layer = mpnn.nn.LatticeLSTM(3, 2, bidirectional=True).double()
+    lexicon = mpnn.lattice.Lexicon(["abc", "bc", "cde", "de"])
+    edges = mpnn.lattice.relations(mpnn.lattice.lattice("abcdeabc", lexicon))
+    x, words = draw(8, 3).requires_grad_(), draw(edges["begins"].shape[1], 3, seed=1).requires_grad_()
+    with mpnn.engine("reference"):
+        expected = layer(x, words, edges)
+    with mpnn.engine(compile=True):
+        found = layer(x, words, edges)
+    assert_same(found, expected, [x, words, *layer.parameters()])
+    assert counted
+
+
+# What a pass promises -------------------------------------------------------------------------------------------------
+
+
+class Chained(mpnn.MessagePassing):
+    """A small cell, whose hooks a test can set."""
+
+    state, schedule, hidden_features = ("h",), "topological", 2
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(draw(2, 2, seed=9))
+
+    def message(self, h_j):
+        return torch.tanh(h_j @ self.weight)
+
+    def update(self, x, message):
+        return x + message
+
+
+LINE = torch.tensor([[0, 1, 2, 0, 0, 3], [1, 2, 3, 2, 3, 4]])
+
+
+def run(layer, x, **options):
+    with mpnn.engine("wavefront", **options):
+        return layer.propagate(LINE, x=x)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_without_gradients_nothing_is_kept():
+    layer, x = Chained(), draw(5, 2)
+    expected = run(layer, x).detach()
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            found = run(layer, x, compile=True)
+        assert not found.requires_grad and torch.allclose(found, expected)
+    for part in (layer, x):  # then gradients of either alone
+        layer.requires_grad_(part is layer), x.requires_grad_(part is x)
+        leaves = [layer.weight] if part is layer else [x]
+        assert_same(run(layer, x, compile=True), run(layer, x), leaves)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_gradients_are_taken_once_or_as_often_as_asked_and_not_differentiated():
+    layer, x = Chained(), draw(5, 2).requires_grad_()
+    out = run(layer, x, compile=True).sum()
+    first = torch.autograd.grad(out, [x, layer.weight], retain_graph=True)
+    second = torch.autograd.grad(out, [x, layer.weight])
+    for a, b in zip(first, second):
+        assert torch.equal(a, b)
+    with pytest.raises(RuntimeError, match="a second time"):
+        torch.autograd.grad(out, x)
+    with pytest.raises(RuntimeError, match="the compiled wavefront"):
+        torch.autograd.grad(run(layer, x, compile=True).sum(), x, create_graph=True)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_weight_that_is_written_to_before_the_way_back_is_noticed():
+    layer, x = Chained(), draw(5, 2).requires_grad_()
+    out = run(layer, x, compile=True).sum()
+    with torch.no_grad():
+        layer.weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.backward()
+
+
+class Dropped(Chained):
+    def message(self, h_j):
+        return torch.nn.functional.dropout(h_j @ self.weight, 0.5, self.training)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_training_is_told_from_evaluation():
+    layer, x = Dropped(), draw(5, 2).requires_grad_()
+    torch.manual_seed(0)
+    seen = torch.stack([run(layer, x, compile=True).detach() for _ in range(20)])
+    assert (seen[:, 1:].std(0) > 0).all()  # each time others
+    layer.eval()
+    assert_same(run(layer, x, compile=True), run(layer, x), [x, layer.weight])
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_what_was_dropped_ahead_is_dropped_on_the_way_back():
+    class Kept(Chained):
+        def message(self, h_j):
+            return torch.nn.functional.dropout(h_j, 0.5, self.training)
+
+    x = torch.ones(2, 100, dtype=torch.float64).requires_grad_()
+    layer = Kept()
+    layer.hidden_features = 100
+    with mpnn.engine(compile=True):
+        out = layer.propagate(torch.tensor([[0], [1]]), x=x)[1]
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert set(out.tolist()) == {1.0, 3.0} and torch.equal(grad[0], out - 1)
+
+
+class BySize(Chained):
+    def message(self, h_j):
+        return h_j * 2 if h_j.shape[0] > 1 else torch.tanh(h_j)
+
+
+class Exact(Chained):
+    def message(self, h_j):
+        return h_j * (2 if h_j.shape[0] == 3 else 1)
+
+
+class ByNumber(Chained):
+    def message(self, h_j):
+        return h_j * torch.arange(1.0, 1 + int(h_j.shape[0]))[:, None]
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("make", [BySize, ByNumber])
+def test_hooks_that_look_at_the_number_of_edges_mean_what_they_say(make):
+    layer, x = make(), draw(5, 2).requires_grad_()
+    assert_same(run(layer, x, compile=True), run(layer, x), [x])
+
+
+class InPlace(Chained):
+    def update(self, x, message):
+        return x.add_(message)
+
+
+class Branching(Chained):
+    def message(self, h_j):
+        return h_j if h_j.sum() > 0 else -h_j
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_hooks_that_cannot_be_compiled_are_told():
+    x = draw(5, 2)
+    told = "Branching: the hooks run, but torch cannot compile them: .* outside engine"
+    with pytest.raises(RuntimeError, match=told):
+        run(Branching(), x, compile=True)
+    with pytest.raises(RuntimeError, match="Exact: .* depends on the number of nodes or edges"):
+        run(Exact(), x, compile=True)
+    with pytest.raises(RuntimeError, match="InPlace: .* mutation. Run this layer outside"):
+        run(InPlace(), x, compile=True)
+
+
+class Wrong(Chained):
+    def update(self, x, message):
+        return x[:, :1]
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_faults_of_hooks_are_told_as_without():
+    for options in ({}, {"compile": True}):
+        with pytest.raises(ValueError, match=r"Wrong.update returned shape \(\d, 1\) for h, whose rows have"):
+            run(Wrong(), draw(5, 2), **options)
+    with pytest.raises(ValueError, match=r"EdgeUpdate: engine\(compile=True\) cannot run it, because edge_update"):
+        given = {name: draw(5, 3) for name in "hx"}
+        compiled(EdgeUpdate(), LINE, "topological", given | {"w": draw(6)})
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_states_stay_what_they_are_under_autocast():
+    torch.manual_seed(0)
+    layer, x = mpnn.nn.GRU(3, 4), torch.randn(6, 3)
+    line = torch.stack([torch.arange(5), torch.arange(1, 6)])
+    found = []
+    for options in ({}, {"compile": True}):
+        with torch.autocast("cpu", torch.bfloat16), mpnn.engine("wavefront", **options):
+            out = layer(x, line)
+        found.append([out, *torch.autograd.grad(out.sum(), list(layer.parameters()))])
+    assert found[1][0].dtype == found[0][0].dtype
+    for plain, ours in zip(*found):
+        torch.testing.assert_close(ours, plain, rtol=0.05, atol=0.05)
+
+
+# Who asks for it ------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_wavefront_is_compiled_and_it_says_so():
+    refused = pytest.raises(ValueError, match=r"engine\('spmm', compile=True\): only 'wavefront' is compiled")
+    with refused, mpnn.engine("spmm", compile=True):
+        pass
+    refused = pytest.raises(ValueError, match="expected one of the two")
+    with refused, mpnn.engine("wavefront", recompute=True, compile=True):
+        pass
+    layer = Chained()
+    plan = mpnn.plan(LINE, "topological", 5)
+    assert "compiled" not in choose(layer, plan)[1]
+    with mpnn.engine(compile=True):
+        assert choose(layer, plan)[1].startswith("5 levels, frontier by frontier, compiled")
+        with mpnn.engine():
+            assert "compiled" not in choose(layer, plan)[1]
+
+
+def test_other_passes_are_run_as_without(monkeypatch):
+    monkeypatch.setattr(compiled_engine, "compiled", None)
+    x = torch.randn(5, 3)
+    lstm, gcn = mpnn.nn.LSTM(3, 4), mpnn.nn.GCN(3, 4)
+    line = torch.stack([torch.arange(4), torch.arange(1, 5)])
+    for call in (lambda: lstm(x, line)[0], lambda: gcn(x, line)):
+        expected = call()
+        with mpnn.engine(compile=True):
+            assert torch.equal(call(), expected)
