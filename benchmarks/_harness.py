@@ -44,6 +44,8 @@ from _report import Result, Row, growth, header, median, picture, report, table,
 from torch import Tensor
 from tqdm import tqdm
 
+import mpnn
+
 __all__ = ["Absent", "Case", "Contender", "Row", "Step", "cached", "chung_lu", "growth", "main", "peer", "table"]
 
 CALM = 0.15  # cores that other processes may use during a turn that counts
@@ -104,6 +106,17 @@ class Case:
     axis: str = ""
     note: str = ""
     patience: float = 0.0
+
+
+def on_engine(make: Callable[[], Step], name: str | None = None, **options: bool) -> Step:
+    """A step inside ``mpnn.engine``."""
+    step = make()
+
+    def forced():
+        with mpnn.engine(name, **options):
+            return step()
+
+    return forced
 
 
 # Peers --------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from _harness import Case, Contender, Step, main
+from _harness import Case, Contender, Step, main, on_engine
 from _products import Product, references
 from scipy.spatial import Delaunay
 from torch import Tensor
@@ -210,6 +210,7 @@ def case(count: int, order: str, smoke: bool, side: int = 32, hidden: int = 64) 
     size = made.num_nodes
     contenders = [
         Contender("mpnn", partial(mpnn_step, made), "mpnn", size=size),
+        Contender("mpnn, compiled", partial(on_engine, partial(mpnn_step, made), compile=True), "mpnn", size=size),
         Contender("one node after the other, as in the paper", partial(paper_step, made), size=size),
         Contender("one node after the other, products beforehand", partial(loop_step, made), size=size),
         Contender("level-batched plain torch", partial(level_step, made), size=size),

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from _harness import Case, Contender, Step, main
+from _harness import Case, Contender, Step, main, on_engine
 from _products import Product, references
 from torch import Tensor
 from torch_geometric.data import Batch
@@ -152,6 +152,7 @@ def lattice_case(smoke: bool) -> Case:
     C, W = len(some.x), len(some.words)
     contenders = [
         Contender("mpnn", partial(lattice_step, some), "mpnn", size=C),
+        Contender("mpnn, compiled", partial(on_engine, partial(lattice_step, some), compile=True), "mpnn", size=C),
         Contender("one character after the other", partial(one_by_one_step, some), size=C),
         *references(partial(lattice_products, some), C),
     ]
@@ -240,6 +241,7 @@ def grid_case(sizes: tuple[int, int], width: int, hidden: int, corners: tuple, s
     size = len(grids.x)
     contenders = [
         Contender("mpnn", partial(grid_step, grids), "mpnn", size=size),
+        Contender("mpnn, compiled", partial(on_engine, partial(grid_step, grids), compile=True), "mpnn", size=size),
         Contender("cell after cell, all grids at once", partial(cell_by_cell_step, grids), size=size),
         *references(partial(grid_products, grids), size),
     ]

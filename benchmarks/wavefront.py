@@ -25,7 +25,7 @@ from functools import cached_property, partial
 import chains
 import numpy as np
 import torch
-from _harness import Case, Contender, Step, main, peer
+from _harness import Case, Contender, Step, main, on_engine, peer
 from torch import Tensor
 
 import mpnn
@@ -184,19 +184,8 @@ def layer_step(trees: Forest) -> Step:
     return step
 
 
-def on_wavefront(make: Callable[[], Step], recompute: bool = False) -> Step:
-    """A step that is forced to run level by level."""
-    step = make()
-
-    def forced():
-        with mpnn.engine("wavefront", recompute=recompute):
-            return step()
-
-    return forced
-
-
-def chain_step(length: int, hidden: int) -> Step:
-    return on_wavefront(partial(mpnn_step, chain(length, hidden)))
+def chain_step(length: int, hidden: int, **options: bool) -> Step:
+    return on_engine(partial(mpnn_step, chain(length, hidden)), "wavefront", **options)
 
 
 # Peers --------------------------------------------------------------------------------------------------------------
@@ -456,6 +445,7 @@ def threads_case(smoke: bool) -> Case:
     title = f"Graph-Structured LSTM, both directions, {width} wide: {size:,} comments of {count} threads."
     contenders = [
         Contender("mpnn", ours, "mpnn", size=size),
+        Contender("mpnn, compiled", partial(on_engine, ours, compile=True), "mpnn", size=size),
         Contender("matrix products alone", products, "reference", agrees=False, size=size),
     ]
     return Case(title, contenders)
@@ -466,6 +456,7 @@ def deep_case(smoke: bool) -> Case:
     line = chain(length, hidden)
     rows = [
         Contender("mpnn", partial(chain_step, length, hidden), "mpnn"),
+        Contender("mpnn, compiled", partial(chain_step, length, hidden, compile=True), "mpnn"),
         Contender("loop over the cell, plain torch", partial(loop_step, line)),
         Contender("matrix products alone", partial(gemm_step, line), "reference", agrees=False),
     ]
@@ -495,8 +486,8 @@ def chains_case(smoke: bool) -> Case:
 def again_case(make: Callable[[], Step], products: Callable[[], Step], size: int, title: str) -> Case:
     """Forward and backward with what a level computed kept, and with it computed again on the way back."""
     contenders = [
-        Contender("mpnn", partial(on_wavefront, make), "mpnn", size=size),
-        Contender("mpnn, computed again", partial(on_wavefront, make, recompute=True), "mpnn", size=size),
+        Contender("mpnn", partial(on_engine, make, "wavefront"), "mpnn", size=size),
+        Contender("mpnn, computed again", partial(on_engine, make, "wavefront", recompute=True), "mpnn", size=size),
         Contender("matrix products alone", products, "reference", agrees=False, size=size),
     ]
     return Case(title, contenders)
