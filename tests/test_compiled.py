@@ -118,6 +118,18 @@ def test_edges_of_several_types_are_compiled(counted):
     assert counted
 
 
+def test_levels_of_one_node_have_programs_of_their_own(counted):
+    torch.manual_seed(0)
+    layer = mpnn.nn.ChildSumTreeLSTM(3, 4, bidirectional=True).double()
+    edges = torch.tensor([[1, 2, 3, 4, 5, 6], [0, 0, 1, 1, 2, 5]])
+    x = draw(7, 3).requires_grad_()
+    with mpnn.engine("reference"):
+        expected = layer(x, edges)
+    with mpnn.engine(compile=True):
+        found = layer(x, edges)
+    assert_same(found, expected, [x, *layer.parameters()])
+
+
 # What a pass promises -------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,8 @@ from torch import Tensor, fx
 from mpnn.engine.call import aggregate, messages, tuple_of
 from mpnn.engine.wavefront import Ragged, Uniform
 
-OPEN = {"use_duck_shape": False, "backed_size_oblivious": True}  # sizes of 0 and 1, and equal ones, are like others
+OPEN = {"use_duck_shape": False, "backed_size_oblivious": True}  # equal sizes, and those of 0 and 1, are like others
+FEW = {"use_duck_shape": False}  # sizes of 0 and 1 are what they are
 DYNAMO = {"automatic_dynamic_shapes": False, "recompile_limit": 64}  # widths are numbers in a program
 INDUCTOR = {"fallback_random": True, "size_asserts": False, "scalar_asserts": False}  # random numbers are torch's own
 aten = torch.ops.aten
@@ -108,7 +109,7 @@ def program(layer, form: Form, few: tuple, same: list, tensors: list[Tensor]) ->
 
     for tensor in tensors:
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
-    with shapes.patch(OPEN), torch._dynamo.config.patch(DYNAMO):
+    with shapes.patch(FEW if few else OPEN), torch._dynamo.config.patch(DYNAMO):
         _tracer(type(layer), form, few)(layer, form, same, tensors)
     found, inputs = _picked.last
     if not few and not all(size.node.expr.free_symbols for size in found.sizes):
