@@ -36,6 +36,8 @@ class Options:
     """Epochs without a better validation figure after which a run stops."""
     threads: int = 1
     """Threads of torch; one is quickest on small graphs."""
+    compile: bool = False
+    """Whether levels are run by compiled programs, `mpnn.engine(compile=True)`: for models of many narrow levels."""
     json: Path | None = None
     """File for the results; `mpnn run results FILE ...` makes tables of such files."""
     out: Path = Path("out")
@@ -51,7 +53,7 @@ class Options:
 
         Example:
             >>> Options(out=Path("here"), json=Path("a.json")).recipe()
-            {'epochs': 1000, 'patience': 100, 'threads': 1, 'smoke': False}
+            {'epochs': 1000, 'patience': 100, 'threads': 1, 'compile': False, 'smoke': False}
         """
         rest = ("model", "seeds", "json", "out", "picture")
         options = {name: value for name, value in asdict(self).items() if name not in rest}
@@ -80,6 +82,8 @@ def start(config_class: type[Config], run: Callable[[Config], list[dict]]) -> No
     import torch
     import tyro
 
+    import mpnn
+
     if {"-h", "--help"} & set(sys.argv[1:]):  # paper, published figures, what was reached, in what time
         print(sys.modules[config_class.__module__].__doc__)
     config = tyro.cli(config_class, prog=f"mpnn run {_script()}")
@@ -88,7 +92,8 @@ def start(config_class: type[Config], run: Callable[[Config], list[dict]]) -> No
     torch.set_num_threads(config.threads)
     _used.clear()
     try:
-        rows = run(config)
+        with mpnn.engine(compile=config.compile):
+            rows = run(config)
     except FileNotFoundError as error:
         sys.exit(str(error))
     except ImportError as error:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+import mpnn
+from mpnn.engine import choose
 from mpnn.experiment import Options, Seconds, canvas, markdown, over_seeds, report, save, start
 from mpnn.train import Fit, fit
 
@@ -69,6 +71,14 @@ def test_no_run_at_all_is_refused(monkeypatch):
     monkeypatch.setattr("sys.argv", ["sst", "--seeds", "0"])
     with pytest.raises(SystemExit, match="sst: --seeds 0 asks for no run"):
         start(Options, lambda config: [])
+
+
+def test_levels_are_compiled_if_that_is_asked_for(monkeypatch):
+    plan, layer, seen = mpnn.plan(torch.tensor([[0], [1]]), "topological", 2), mpnn.nn.ChildSumTreeLSTM(2, 2), []
+    for option in ([], ["--compile"]):
+        monkeypatch.setattr("sys.argv", ["sst", *option])
+        start(Options, lambda config: seen.append(choose(layer, plan)[1]) or [])
+    assert ["compiled" in reason for reason in seen] == [False, True]
 
 
 def test_several_rows_are_shown_as_a_table_in_the_end(tmp_path, monkeypatch, capsys):
