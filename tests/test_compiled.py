@@ -247,6 +247,74 @@ def test_hooks_that_look_at_the_number_of_edges_mean_what_they_say(make):
     assert_same(run(layer, x, compile=True), run(layer, x), [x])
 
 
+WIDE = torch.tensor([[0, 1, 0, 2, 3], [2, 2, 3, 4, 4]])  # two levels of two nodes, and one of one
+
+
+class LookingAtNodes(Chained):
+    def update(self, x, message):
+        return message * 2 if x.shape[0] > 1 else torch.tanh(message) - 1
+
+
+class LookingAtEdges(Chained):
+    def message(self, h_j, x_i):
+        return h_j * 2 + 1 if x_i.shape[0] > 2 else torch.tanh(h_j) - 1
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("make", [LookingAtNodes, LookingAtEdges])
+def test_hooks_may_look_at_the_size_of_what_they_do_not_compute_with(make):
+    layer, x = make(), draw(5, 2).requires_grad_()
+    with mpnn.engine("wavefront"):
+        expected = layer.propagate(WIDE, x=x)
+    with mpnn.engine(compile=True):
+        assert_same(layer.propagate(WIDE, x=x), expected, [x, layer.weight])
+
+
+class Summed(Chained):
+    def message(self, h_j):
+        return h_j + self.weight.sum()
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_gradient_that_is_one_number_seen_as_many_is_added_up():
+    layer, x = Summed(), draw(5, 2).requires_grad_()
+    assert_same(run(layer, x, compile=True), run(layer, x), [x, layer.weight])
+
+
+class Detached(Chained):
+    def update(self, x, message):
+        return (x + message).detach()
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_state_without_a_gradient_has_none():
+    x = draw(5, 2).requires_grad_()
+    found = run(Detached(), x, compile=True)
+    assert_same(found, run(Detached(), x), [x])
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_states_may_be_complex():
+    layer, x, h = Chained(), draw(5, 2).requires_grad_(), torch.complex(draw(5, 2), draw(5, 2, seed=1)).requires_grad_()
+    layer.weight = torch.nn.Parameter(torch.complex(draw(2, 2, seed=2), draw(2, 2, seed=3)))
+    found = []
+    for options in ({}, {"compile": True}):
+        with mpnn.engine("wavefront", **options):
+            out = layer.propagate(LINE, x=x, h=h)
+        found.append([out, *torch.autograd.grad((out * h.detach()).sum().real, [x, layer.weight])])
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_states_may_be_given_in_any_memory_format():
+    line, layer, x = torch.stack([torch.arange(4), torch.arange(1, 5)]), Chained(), draw(5, 2).requires_grad_()
+    for h in (draw(2, 5).t(), draw(5, 1).expand(5, 2), draw(5, 4)[:, ::2]):
+        h.requires_grad_()
+        expected = reference(layer, line, None, {"x": x, "h": h})
+        assert_same(compiled(layer, line, None, {"x": x, "h": h}), expected, [x, h, layer.weight])
+
+
 class InPlace(Chained):
     def update(self, x, message):
         return x.add_(message)
@@ -267,6 +335,59 @@ def test_hooks_that_cannot_be_compiled_are_told():
         run(Exact(), x, compile=True)
     with pytest.raises(RuntimeError, match="InPlace: .* mutation. Run this layer outside"):
         run(InPlace(), x, compile=True)
+
+
+class Counting(Chained):
+    calls = 0
+
+    def message(self, h_j):
+        self.calls += 1
+        return h_j
+
+
+class Noting(Chained):
+    def update(self, x, message):
+        self.seen = x
+        return x + message
+
+
+class Keeping(Chained):
+    def update(self, x, message):
+        self.seen = x * 2
+        return x + message
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("make", [Counting, Noting, Keeping])
+def test_hooks_that_do_more_than_compute_are_told(make):
+    with pytest.raises(RuntimeError, match=f"{make.__name__}: .* beside the state.* Run this layer outside"):
+        run(make(), draw(5, 2), compile=True)
+
+
+class Scaled(Chained):
+    scale = 1.0
+
+    def update(self, x, message):
+        return x + message * self.scale
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_number_that_hooks_read_may_change_but_not_for_ever(monkeypatch):
+    monkeypatch.setitem(program.DYNAMO, "recompile_limit", 2)
+    layer, x = Scaled(), draw(5, 2)
+    for layer.scale in (1.0, 0.5):
+        assert torch.equal(run(layer, x, compile=True), run(layer, x))
+    layer.scale = 0.2
+    with pytest.raises(RuntimeError, match="Scaled: .* such as a number, was another in too many passes"):
+        run(layer, x, compile=True)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_where_torch_does_not_compile_it_is_told():
+    layer, x = Chained(), draw(5, 2)
+    run(layer, x, compile=True)
+    with torch.compiler.set_stance("force_eager"), pytest.raises(RuntimeError, match="Chained: .* is switched off"):
+        run(layer, x, compile=True)
 
 
 class Wrong(Chained):

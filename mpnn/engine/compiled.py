@@ -65,7 +65,11 @@ def compiled(call: Call) -> Result:
 
 def _reason(error: Exception) -> str:
     """The first sentence of what the compiler says."""
+    if isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit):
+        return "A Python value that they read, such as a number, was another in too many passes; make it a tensor."
     text = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
+    if "side effects" in text:
+        return "They change something beside the state, such as an attribute of the layer."
     return text.split(". ")[0].rstrip(".") + "."
 
 
@@ -196,7 +200,7 @@ class Compiled(Wavefront):
         found, inputs = program(self.layer, form, few, self.same, self.example(few, *counts))
         self.check(found)
         recipe = self.recipe(found, inputs)
-        sizes = list(zip(*(self.lengths_of(self.table[found.sources[k][1]]) for k in found.open)))
+        sizes = list(zip(*(self.lengths_of(self.table[k]) for k in found.open)))
         left = [level for level in levels if sizes and not found.fits(sizes[level])]
         for level in set(levels).difference(left):
             self.recipes[level] = recipe
@@ -223,7 +227,8 @@ class Compiled(Wavefront):
                 field = self.initial[key[1]]
                 rows = len(field) + 3 if what == "buffer" else count[key[0]]
                 tensors.append(field.new_empty(rows, *field.shape[1:]))
-                tensors[-1].requires_grad_(needs and what == "leaf" and field.is_floating_point())
+                differentiable = field.is_floating_point() or field.is_complex()
+                tensors[-1].requires_grad_(needs and what == "leaf" and differentiable)
         return tensors
 
     def check(self, found: Program) -> None:
@@ -313,7 +318,9 @@ class _Pass(torch.autograd.Function):
 
 def _buffer(value: Tensor, old: int) -> Tensor:
     """Room for the state of a pass, after that from before it where edges read it."""
-    return torch.cat([value, torch.empty_like(value)]) if old else torch.empty_like(value)
+    buffer = value.new_empty(old + len(value), *value.shape[1:])  # side by side, whatever the value is
+    buffer[:old].copy_(value[:old])
+    return buffer
 
 
 def _same_at_all(run: Compiled, data: list[Tensor], shared: tuple[Tensor, ...]) -> dict[int, list]:
@@ -367,7 +374,7 @@ class _Back:
 
     def add(self, level: int, what: str, key: Any, grad: Tensor) -> None:
         if what == "shared":
-            self.shared[key] = grad if self.shared[key] is None else self.shared[key].add_(grad)
+            self.shared[key] = _apart(grad) if self.shared[key] is None else self.shared[key].add_(grad)
         elif what == "column":
             self.columns[key][level] = grad
         else:
@@ -386,6 +393,11 @@ class _Back:
             if (grad := rows.take()) is not None:
                 self.shared[k] = grad if self.shared[k] is None else self.shared[k].add_(grad)
         return self.shared
+
+
+def _apart(grad: Tensor) -> Tensor:
+    """A copy to add to: a gradient may be one number seen as many, or that of another weight as well."""
+    return grad.clone(memory_format=torch.contiguous_format)
 
 
 def _joined(grads: list[Tensor | None], lengths: Sequence[int]) -> Tensor | None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -21,13 +21,18 @@ from torch import Tensor, fx
 from mpnn.engine.call import aggregate, messages, tuple_of
 from mpnn.engine.wavefront import Ragged, Uniform
 
+if TYPE_CHECKING:
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
 OPEN = {"use_duck_shape": False, "backed_size_oblivious": True}  # equal sizes, and those of 0 and 1, are like others
 FEW = {"use_duck_shape": False}  # sizes of 0 and 1 are what they are
 DYNAMO = {"automatic_dynamic_shapes": False, "recompile_limit": 64}  # widths are numbers in a program
+PURE = {"side_effect_replay_policy": "error"}  # a hook runs once for all levels, and on examples
 INDUCTOR = {"fallback_random": True, "size_asserts": False, "scalar_asserts": False}  # random numbers are torch's own
 aten = torch.ops.aten
 
 Place = tuple[str, Any]  # where a hook's argument is found
+_PLACE = re.compile(r"L\['tensors'\]\[(\d+)\](\.size\(\)\[0\])?")  # what dynamo calls a tensor, or its first size
 
 
 class Edges(NamedTuple):
@@ -107,12 +112,15 @@ def program(layer, form: Form, few: tuple, same: list, tensors: list[Tensor]) ->
     """
     from torch.fx.experimental import _config as shapes
 
+    _picked.last = None
     for tensor in tensors:
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
-    with shapes.patch(FEW if few else OPEN), torch._dynamo.config.patch(DYNAMO):
+    with shapes.patch(FEW if few else OPEN), torch._dynamo.config.patch(DYNAMO | PURE):
         _tracer(type(layer), form, few)(layer, form, same, tensors)
-    found, inputs = _picked.last
-    if not few and not all(size.node.expr.free_symbols for size in found.sizes):
+    if _picked.last is None:
+        raise ValueError("torch.compile is switched off.")
+    (found, inputs), _picked.last = _picked.last, None  # which holds on to weights
+    if not few and not all(size.node.expr.free_symbols for size in found.open.values()):
         raise ValueError("What they do depends on the number of nodes or edges in a level.")
     return found, inputs
 
@@ -128,7 +136,8 @@ class Program:
     """Two compiled functions: ``forward(inputs)`` gives the new state, and then what ``backward`` asks for.
 
     ``sources`` says what each input is: ("tensor", k) of the list that was traced, ("size", k), the first size of one,
-    or ("shared", None), a weight or the like.
+    or ("shared", None), a weight or the like. ``open`` are the sizes that stay open, by the place in that list of what
+    they are the sizes of; also of what is no input, for hooks may have looked at its size alone.
     ``backward`` is None where nothing has a gradient. It takes what was kept, ``num_tensors`` tensors and then sizes,
     and the gradients of those outputs that are ``wanted``, in the order ``order``; and gives the gradient of each
     input, or None. For inputs in ``products`` it gives two factors instead, at the places named there: the gradient is
@@ -138,11 +147,12 @@ class Program:
     def __init__(self, dtypes: tuple[torch.dtype, ...], graph: fx.GraphModule, examples: Sequence):
         self.sources = [_source(node) for node in _inputs(graph)]
         self.outputs = [node.meta["example_value"] for node in _outputs(graph)]
-        self.open = [k for k, source in enumerate(self.sources) if source[0] == "size"]
-        self.sizes = [_inputs(graph)[k].meta["example_value"] for k in self.open]
+        if len(self.outputs) != len(dtypes):
+            raise ValueError("They keep tensors beside the state.")
+        self.open = _open(self.outputs[0].fake_mode.shape_env)
         self.backward, self.num_tensors, self.products, self.wanted = None, 0, {}, [False] * len(dtypes)
         self.known: dict[tuple[int, ...], bool] = {}  # for which sizes it stands
-        needs = any(isinstance(value, Tensor) and value.requires_grad for value in examples)
+        needs = all(any(isinstance(v, Tensor) and v.requires_grad for v in of) for of in (examples, self.outputs))
         with torch._inductor.config.patch(INDUCTOR):
             self._compile(self._joint(graph, dtypes, examples, needs), needs)
 
@@ -187,12 +197,13 @@ class Program:
     @cached_property
     def _guards(self) -> str:
         """What was taken for granted of open sizes."""
-        return self.sizes[0].node.shape_env.produce_guards_expression(self.sizes, ignore_static=False)
+        sizes = list(self.open.values())
+        return sizes[0].node.shape_env.produce_guards_expression(sizes, ignore_static=False)
 
     def fits(self, sizes: tuple[int, ...]) -> bool:
         """Whether it stands for what hooks do where the open sizes are these."""
         if sizes and sizes not in self.known:
-            shapes = self.sizes[0].node.shape_env
+            shapes = next(iter(self.open.values())).node.shape_env
             self.known[sizes] = shapes.evaluate_guards_expression(self._guards or "True", sizes)
         return self.known.get(sizes, True)
 
@@ -242,10 +253,17 @@ def _inputs(graph: fx.GraphModule) -> list[fx.Node]:
 
 def _source(node: fx.Node) -> tuple[str, int | None]:
     """What an input is: ("tensor", k) of the list, ("size", k), its first size, or ("shared", None)."""
-    found = re.fullmatch(r"L\['tensors'\]\[(\d+)\](\.size\(\)\[0\])?", node.meta["grapharg"].source.name)
+    found = _PLACE.fullmatch(node.meta["grapharg"].source.name)
     if found is None:
         return "shared", None
     return "size" if found[2] else "tensor", int(found[1])
+
+
+def _open(shapes: ShapeEnv) -> dict[int, torch.SymInt]:
+    """First sizes of tensors of the list, by their place, as far as anything looked at them."""
+    found = ((_PLACE.fullmatch(name), symbol) for name, symbol in shapes.source_to_var.items())
+    hints = shapes.backed_var_to_val
+    return {int(at[1]): shapes.create_symintnode(symbol, hint=int(hints[symbol])) for at, symbol in found if at}
 
 
 def _outputs(graph: fx.GraphModule) -> Sequence[fx.Node]:
