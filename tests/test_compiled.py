@@ -270,6 +270,20 @@ def test_hooks_may_look_at_the_size_of_what_they_do_not_compute_with(make):
         assert_same(layer.propagate(WIDE, x=x), expected, [x, layer.weight])
 
 
+@pytest.mark.usefixtures("interpreted")
+def test_levels_of_sizes_seen_before_are_not_looked_at_again(monkeypatch):
+    looked = []
+    fits = program.Program._fits
+    monkeypatch.setattr(program.Program, "_fits", lambda self, *sizes: looked.append(sizes) or fits(self, *sizes))
+    layer = Chained()
+    counts = []
+    for nodes in (5, 9):  # in a chain one node follows another, however many there are
+        edges = torch.stack([torch.arange(nodes - 1), torch.arange(1, nodes)])
+        compiled(layer, edges, None, {"x": draw(nodes, 2)})
+        counts.append(len(looked))
+    assert counts[0] == counts[1] > 0
+
+
 class Summed(Chained):
     def message(self, h_j):
         return h_j + self.weight.sum()
@@ -437,6 +451,15 @@ def test_only_the_wavefront_is_compiled_and_it_says_so():
         assert choose(layer, plan)[1].startswith("5 levels, frontier by frontier, compiled")
         with mpnn.engine():
             assert "compiled" not in choose(layer, plan)[1]
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_programs_run_inside_of_torch_compile():
+    layer, x = Chained(), draw(5, 2).requires_grad_()
+    expected = run(layer, x) * 2
+    whole = torch.compile(lambda x: layer.propagate(LINE, x=x) * 2, backend="eager")
+    with mpnn.engine(compile=True):
+        assert_same(whole(x), expected, [x, layer.weight])
 
 
 def test_other_passes_are_run_as_without(monkeypatch):

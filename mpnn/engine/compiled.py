@@ -38,6 +38,7 @@ from mpnn.times import _Rows
 PATH = "the compiled wavefront"
 
 
+@torch.compiler.disable  # inside a model that is compiled as a whole, this is left as it is
 def compiled(call: Call) -> Result:
     """Runs a call of several levels by programs.
 
@@ -201,7 +202,7 @@ class Compiled(Wavefront):
         self.check(found)
         recipe = self.recipe(found, inputs)
         sizes = list(zip(*(self.lengths_of(self.table[k]) for k in found.open)))
-        left = [level for level in levels if sizes and not found.fits(sizes[level])]
+        left = [level for level in levels if sizes and not found.fits(*sizes[level])]
         for level in set(levels).difference(left):
             self.recipes[level] = recipe
         return left

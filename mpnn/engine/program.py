@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,7 +129,7 @@ def program(layer, form: Form, few: tuple, same: list, tensors: list[Tensor]) ->
 def _tracer(kind: type, form: Form, few: tuple) -> Callable:
     """``level``, compiled for a kind of layer and a form apart from others, so that few programs are searched."""
     code = level.__code__.replace(co_name=f"level_of_{kind.__name__}")
-    return torch.compile(FunctionType(code, level.__globals__), backend=partial(Program, form.state), fullgraph=True)
+    return torch.compile(FunctionType(code, level.__globals__), backend=partial(Program, form), fullgraph=True)
 
 
 class Program:
@@ -144,17 +144,17 @@ class Program:
     the product of one's transpose and the other.
     """
 
-    def __init__(self, dtypes: tuple[torch.dtype, ...], graph: fx.GraphModule, examples: Sequence):
+    def __init__(self, form: Form, graph: fx.GraphModule, examples: Sequence):
         self.sources = [_source(node) for node in _inputs(graph)]
         self.outputs = [node.meta["example_value"] for node in _outputs(graph)]
-        if len(self.outputs) != len(dtypes):
+        if len(self.outputs) != len(form.state):
             raise ValueError("They keep tensors beside the state.")
-        self.open = _open(self.outputs[0].fake_mode.shape_env)
-        self.backward, self.num_tensors, self.products, self.wanted = None, 0, {}, [False] * len(dtypes)
-        self.known: dict[tuple[int, ...], bool] = {}  # for which sizes it stands
+        self.open = _open(self.outputs[0].fake_mode.shape_env, form)
+        self.backward, self.num_tensors, self.products, self.wanted = None, 0, {}, [False] * len(form.state)
+        self.fits = lru_cache(1 << 12)(self._fits)
         needs = all(any(isinstance(v, Tensor) and v.requires_grad for v in of) for of in (examples, self.outputs))
         with torch._inductor.config.patch(INDUCTOR):
-            self._compile(self._joint(graph, dtypes, examples, needs), needs)
+            self._compile(self._joint(graph, form.state, examples, needs), needs)
 
     def __call__(self, *inputs: Any) -> tuple[Tensor, ...]:
         """Dynamo picked this program, which runs later."""
@@ -200,12 +200,10 @@ class Program:
         sizes = list(self.open.values())
         return sizes[0].node.shape_env.produce_guards_expression(sizes, ignore_static=False)
 
-    def fits(self, sizes: tuple[int, ...]) -> bool:
+    def _fits(self, *sizes: int) -> bool:
         """Whether it stands for what hooks do where the open sizes are these."""
-        if sizes and sizes not in self.known:
-            shapes = next(iter(self.open.values())).node.shape_env
-            self.known[sizes] = shapes.evaluate_guards_expression(self._guards or "True", sizes)
-        return self.known.get(sizes, True)
+        shapes = next(iter(self.open.values())).node.shape_env
+        return shapes.evaluate_guards_expression(self._guards or "True", sizes)
 
 
 def compile_graph(graph: fx.GraphModule, **options: bool) -> Callable[[list], Sequence]:
@@ -259,11 +257,15 @@ def _source(node: fx.Node) -> tuple[str, int | None]:
     return "size" if found[2] else "tensor", int(found[1])
 
 
-def _open(shapes: ShapeEnv) -> dict[int, torch.SymInt]:
-    """First sizes of tensors of the list, by their place, as far as anything looked at them."""
+def _open(shapes: ShapeEnv, form: Form) -> dict[int, torch.SymInt]:
+    """First sizes of tensors of the list, by their place, as far as anything looked at them.
+
+    Those of buffers are the graph's, which no hook sees, and would make all levels of each graph new.
+    """
+    buffers = {what[0] for edges in form.edges for _, of in edges.hooks for how, what in of if how == "read"}
     found = ((_PLACE.fullmatch(name), symbol) for name, symbol in shapes.source_to_var.items())
-    hints = shapes.backed_var_to_val
-    return {int(at[1]): shapes.create_symintnode(symbol, hint=int(hints[symbol])) for at, symbol in found if at}
+    first = {int(at[1]): symbol for at, symbol in found if at and int(at[1]) not in buffers}
+    return {k: shapes.create_symintnode(s, hint=int(shapes.backed_var_to_val[s])) for k, s in first.items()}
 
 
 def _outputs(graph: fx.GraphModule) -> Sequence[fx.Node]:
