@@ -1,6 +1,7 @@
 """mpnn.engine(compile=True): levels by compiled programs, against the reference."""
 
 import importlib
+import weakref
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from test_engine import CELLS, EdgeUpdate, flat, inputs, leaves_of, situations
 
 import mpnn
 import mpnn.lattice
-from mpnn.engine import choose, program
+from mpnn.engine import choose, program, rowwise
 from mpnn.schedule import ordered
 
 
@@ -270,6 +271,22 @@ def test_hooks_may_look_at_the_size_of_what_they_do_not_compute_with(make):
         assert_same(layer.propagate(WIDE, x=x), expected, [x, layer.weight])
 
 
+class OnlyAtEdges(LookingAtNodes):
+    def message(self, h_j, z_i):
+        return h_j * z_i
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("edges", [LINE, WIDE])
+def test_a_field_that_nodes_without_edges_have_no_row_of_is_differentiated(edges):
+    layer, x = OnlyAtEdges(), draw(5, 2).requires_grad_()
+    found = []
+    for options in ({}, {"compile": True}):
+        with mpnn.engine("wavefront", **options):
+            found.append(layer.propagate(edges, x=x, z=rowwise(torch.sin, x)))
+    assert_same(*reversed(found), [x])
+
+
 @pytest.mark.usefixtures("interpreted")
 def test_levels_of_sizes_seen_before_are_not_looked_at_again(monkeypatch):
     looked = []
@@ -325,8 +342,77 @@ def test_states_may_be_given_in_any_memory_format():
     line, layer, x = torch.stack([torch.arange(4), torch.arange(1, 5)]), Chained(), draw(5, 2).requires_grad_()
     for h in (draw(2, 5).t(), draw(5, 1).expand(5, 2), draw(5, 4)[:, ::2]):
         h.requires_grad_()
-        expected = reference(layer, line, None, {"x": x, "h": h})
-        assert_same(compiled(layer, line, None, {"x": x, "h": h}), expected, [x, h, layer.weight])
+        for fields in ({"x": x, "h": h}, {"x": h, "h": x}):
+            expected = reference(layer, line, None, fields)
+            assert_same(compiled(layer, line, None, fields), expected, [x, h, layer.weight])
+
+
+class Counted(Chained):
+    """The first field of its state is of whole numbers."""
+
+    state = ("steps", "h")
+
+    def message(self, steps_j, h_j):
+        return steps_j, torch.tanh(h_j @ self.weight)
+
+    def update(self, x, steps, h, message):
+        return steps + message[0] + 1, x * message[0][:, None] + message[1] + h
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_field_of_whole_numbers_goes_along():
+    layer, x, h = Counted(), draw(5, 2).requires_grad_(), draw(5, 2, seed=1).requires_grad_()
+    fields = {"x": x, "h": h, "steps": torch.arange(5)}
+    (steps, ours), (expected, theirs) = (way(layer, LINE, None, fields) for way in (compiled, reference))
+    assert torch.equal(steps, expected) and not steps.requires_grad
+    assert_same(ours, theirs, [x, h, layer.weight])
+
+
+class Turned(Chained):
+    def message(self, h_j):
+        return torch.tanh(h_j @ self.weight.t() + self.weight[0])
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_weight_may_be_used_in_several_ways():
+    layer, x = Turned(), draw(5, 2).requires_grad_()
+    assert_same(run(layer, x, compile=True), run(layer, x), [x, layer.weight])
+    layer.message = lambda h_j: torch.tanh(h_j @ layer.weight.t())
+    assert_same(run(layer, x, compile=True), run(layer, x), [x, layer.weight])
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_nothing_of_a_pass_is_kept():
+    layer, x, weight = Chained(), draw(5, 2), draw(2, 2).requires_grad_()
+    del layer.weight
+    layer.weight = weight * 2
+    out = run(layer, x, compile=True)
+    out.sum().backward()
+    alive = weakref.ref(layer.weight)
+    layer.weight = None
+    assert alive() is None and weight.grad is not None
+
+
+class Handing(Chained):
+    """A state that is what it was given, and another that is the same as a third."""
+
+    state = ("a", "b", "c")
+
+    def message(self, b_j):
+        return b_j @ self.weight
+
+    def update(self, x, message):
+        return x, message, message
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_update_may_return_what_it_was_given():
+    layer, x, b = Handing(), draw(5, 2).requires_grad_(), draw(5, 2, seed=1).requires_grad_()
+    assert_same(*(way(layer, LINE, None, {"x": x, "b": b}) for way in (compiled, reference)), [x, b, layer.weight])
+    assert_same(
+        *(way(layer, LINE.flip(1), ordered(torch.arange(5.0)), {"x": x, "b": b}) for way in (compiled, reference)),
+        [x, b, layer.weight],
+    )
 
 
 class InPlace(Chained):

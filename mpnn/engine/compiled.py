@@ -184,7 +184,8 @@ class Compiled(Wavefront):
 
         Where it does not stand for levels of one node or edge, or of none, there is another for these.
         """
-        counts = list(zip(self.plan.node_counts, *(self.plan.edges[kind].counts for kind in self.kinds)))
+        edges = (self.plan.edges[kind].counts for kind in self.kinds)
+        counts = list(zip(self.plan.node_counts, *edges, *self.columns_by_level()))
         forms, left = self.forms(), {}
         for level in sorted(range(len(counts)), key=lambda level: sum(counts[level]), reverse=True):
             left.setdefault(id(forms[level]), []).append(level)
@@ -207,9 +208,12 @@ class Compiled(Wavefront):
             self.recipes[level] = recipe
         return left
 
-    def example(self, few: tuple, nodes: int, *edges: int) -> list[Tensor]:
-        """Tensors as a level has them, each in memory of its own, with any values; of 3 rows at least unless few."""
-        count = {None: nodes, **dict(zip(self.kinds, edges))}
+    def example(self, few: tuple, nodes: int, *others: int) -> list[Tensor]:
+        """Tensors as a level has them, each in memory of its own, with any values; of 3 rows at least unless few.
+
+        The ``others`` are the numbers of edges of each type, and of rows of each column.
+        """
+        count, rows_of_columns = {None: nodes, **dict(zip(self.kinds, others))}, others[len(self.kinds) :]
         if not few:
             count[None] = max(nodes, 3)
             for kind, of in self.edges.items():
@@ -222,7 +226,8 @@ class Compiled(Wavefront):
                 tensors.append(self.ends[key][0].new_zeros(count[key]))
             elif what == "column":
                 column = self.columns[key]
-                tensors.append(column.new_empty(count[self.cut_of[key]], *column.shape[1:]))
+                rows = rows_of_columns[key] if few else count[self.cut_of[key]]
+                tensors.append(column.new_empty(rows, *column.shape[1:]))
                 tensors[-1].requires_grad_(needs and column.requires_grad)
             else:
                 field = self.initial[key[1]]
