@@ -405,6 +405,27 @@ class Handing(Chained):
         return x, message, message
 
 
+class Narrower(Chained):
+    def update(self, x, message):
+        return (x + message).float()
+
+
+class AcrossMemory(Chained):
+    def update(self, x, message):
+        return torch.tanh(x + message).t().contiguous().t()
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("make", [Narrower, AcrossMemory])
+def test_update_may_return_what_the_state_holds_otherwise(make):
+    layer, x = make(), draw(5, 2).requires_grad_()
+    assert_same(run(layer, x, compile=True), run(layer, x), [x, layer.weight])
+    with mpnn.engine("wavefront"):
+        expected = layer.propagate(WIDE, x=x)
+    with mpnn.engine(compile=True):
+        assert_same(layer.propagate(WIDE, x=x), expected, [x, layer.weight])
+
+
 @pytest.mark.usefixtures("interpreted")
 def test_update_may_return_what_it_was_given():
     layer, x, b = Handing(), draw(5, 2).requires_grad_(), draw(5, 2, seed=1).requires_grad_()

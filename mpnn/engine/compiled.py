@@ -12,6 +12,7 @@ it. The gradient of a weight is a few products of many levels' rows (``mpnn.time
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -97,7 +98,7 @@ class Compiled(Wavefront):
         self.lay_out()
         self.initial = [self.in_level_order(call.fields[name]) for name in self.layer.state]
         self.columns = [column.values.contiguous() for column in self.cut]
-        self.parts = [values.detach().split(of) for values, of in zip(self.columns, self.columns_by_level())]
+        self.parts = [values.detach().split(of) for values, of in zip(self.columns, self.columns_by_level)]
         self.marks, self.ends, self.rows = self.plan.remember("by level", self.of_plan)
         self.recipes: list[_Recipe] = [None] * self.plan.num_levels
         self.pick()
@@ -185,7 +186,7 @@ class Compiled(Wavefront):
         Where it does not stand for levels of one node or edge, or of none, there is another for these.
         """
         edges = (self.plan.edges[kind].counts for kind in self.kinds)
-        counts = list(zip(self.plan.node_counts, *edges, *self.columns_by_level()))
+        counts = list(zip(self.plan.node_counts, *edges, *self.columns_by_level))
         forms, left = self.forms(), {}
         for level in sorted(range(len(counts)), key=lambda level: sum(counts[level]), reverse=True):
             left.setdefault(id(forms[level]), []).append(level)
@@ -268,9 +269,10 @@ class Compiled(Wavefront):
         if what == "nodes":
             return self.plan.node_counts
         if what == "column":
-            return self.columns_by_level()[key]
+            return self.columns_by_level[key]
         return self.plan.edges[key[0] if what == "leaf" else key].counts
 
+    @cached_property
     def columns_by_level(self) -> list[list[int]]:
         """How many rows each column has by level."""
         return [[stop - start for start, stop in pairwise(column.bounds)] for column in self.cut]
@@ -308,7 +310,7 @@ class _Pass(torch.autograd.Function):
             kept += out[fields:past]
             sizes.append(out[past:])
         ctx.save_for_backward(*kept)
-        ctx.plan, ctx.old, ctx.sizes, ctx.rows, ctx.columns = plan, old, sizes, run.rows, run.columns_by_level()
+        ctx.plan, ctx.old, ctx.sizes, ctx.rows, ctx.columns = plan, old, sizes, run.rows, run.columns_by_level
         ctx.recipes = [(recipe.program, recipe.sources) for recipe in run.recipes]
         ctx.num_shared, ctx.shapes = len(run.shared), [value.new_empty(0, *value.shape[1:]) for value in data]
         return tuple(_ordered(field[old:], plan.node_position) for field in data)
