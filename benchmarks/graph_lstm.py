@@ -208,11 +208,14 @@ def case(count: int, order: str, smoke: bool, side: int = 32, hidden: int = 64) 
     made = scene(count, *((5, 8) if smoke else (side, hidden)), order)
     plan = mpnn.plan(made.edge_index, ordered(made.priority), num_nodes=made.num_nodes)
     size = made.num_nodes
+    slow = [
+        Contender("one node after the other, as in the paper", partial(paper_step, made), size=size),
+        Contender("one node after the other, products beforehand", partial(loop_step, made), size=size),
+    ]
     contenders = [
         Contender("mpnn", partial(mpnn_step, made), "mpnn", size=size),
         Contender("mpnn, compiled", partial(on_engine, partial(mpnn_step, made), compile=True), "mpnn", size=size),
-        Contender("one node after the other, as in the paper", partial(paper_step, made), size=size),
-        Contender("one node after the other, products beforehand", partial(loop_step, made), size=size),
+        *(slow if count == 1 else []),
         Contender("level-batched plain torch", partial(level_step, made), size=size),
         *references(partial(products, made, plan.node_counts), size),
     ]
@@ -220,7 +223,7 @@ def case(count: int, order: str, smoke: bool, side: int = 32, hidden: int = 64) 
     return Case(
         f"Graph LSTM, {made.hidden} hidden, {graphs}, {order} priority: {size:,} nodes, "
         f"{plan.num_edges:,} edges, {plan.num_levels} levels; forward and backward.",
-        contenders if count == 1 else [contenders[0], *contenders[3:]],
+        contenders,
     )
 
 
